@@ -1,0 +1,18 @@
+"""Builds the one extension; everything else about the package is in pyproject.toml."""
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                "epoch._fastio",
+                ["src/epoch/_fastio.pyx", "src/epoch/_sha256.c"],
+                depends=["src/epoch/_sha256.h"],
+                extra_compile_args=["-O3"],
+            )
+        ],
+        compiler_directives={"language_level": "3"},
+    )
+)

@@ -1,0 +1,137 @@
+"""The store interface: what the rest of Epoch may ask of a bucket or of a directory.
+
+Keys are object keys without the configured prefix (`blobs/sha256/<hex>`); each store puts its
+own prefix or folder before them. Every method raises `StoreError` when the store has failed for
+good, after its own retries, and never a library's exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class StoreError(Exception):
+    """The store failed for good. The text names the operation and what to do, never a secret.
+
+    `retry_after`: seconds after which asking again makes sense, or None where it never does.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One stored object: key (without prefix), size in bytes, opaque etag, mtime in Unix seconds."""
+
+    key: str
+    size: int
+    etag: str
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class Multipart:
+    """A multipart upload in progress. Both fields are plain text, so another process can go on."""
+
+    key: str
+    upload_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that the store has acknowledged: number (1..10,000), size in bytes, opaque etag."""
+
+    number: int
+    size: int
+    etag: str
+
+
+class ObjectReader(Protocol):
+    """An open object (or a range of it), read once, front to back."""
+
+    @property
+    def info(self) -> ObjectInfo:
+        """The whole object, whatever the range."""
+
+    def fileno(self) -> int | None:
+        """A file descriptor positioned anywhere, for sendfile(2), or None where there is none."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The bytes of the range; a connection cut short raises `StoreError`, never a clean end."""
+
+
+class Store(Protocol):
+    """A place for objects. One contract suite (`tests/contract`) runs over every implementation."""
+
+    @property
+    def description(self) -> str:
+        """For the log line at start: what and where, without secrets."""
+
+    @property
+    def min_part_size(self) -> int:
+        """Bytes below which a part that is not the last one is refused."""
+
+    async def check(self) -> None:
+        """Prove at start that the store answers and the credentials fit; else `StoreError`."""
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        """The object at `key`, or None."""
+
+    async def get(self, key: str, limit: int) -> bytes | None:
+        """The whole object, or None where there is none. `StoreError` above `limit` bytes."""
+
+    def open(
+        self, key: str, start: int = 0, stop: int | None = None
+    ) -> AbstractAsyncContextManager[ObjectReader | None]:
+        """Open bytes `start` to `stop` (exclusive; None: to the end); None where no object is.
+
+        The caller has checked the range against the object's size.
+        """
+
+    async def put(self, key: str, data: Buffer) -> None:
+        """Store `data` whole at `key`, replacing what is there, in one step for all readers."""
+
+    async def delete(self, key: str) -> None:
+        """Remove the object; that there is none is no error."""
+
+    def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
+        """Every object whose key starts with `prefix` and is greater than `after`, in key order
+        (bytewise UTF-8)."""
+
+    async def create_multipart(self, key: str) -> Multipart:
+        """Begin a multipart upload; nothing is visible at `key` until it is completed."""
+
+    async def put_part(self, upload: Multipart, number: int, offset: int, data: Buffer) -> Part:
+        """Store `data` as part `number`, whose first byte is byte `offset` of the object.
+
+        Sent again from `data` on a transient failure. When this returns, raises or is cancelled,
+        nothing can still send from `data`, and no view of it is left.
+        """
+
+    async def complete_multipart(self, upload: Multipart, parts: list[Part]) -> None:
+        """Make the object visible, made of `parts` in that order. Safe to repeat: a lost answer
+        is reconciled by looking at the object."""
+
+    async def abort_multipart(self, upload: Multipart) -> None:
+        """Give up an upload and free its parts; that there is none is no error."""
+
+    def list_multiparts(self, prefix: str) -> AsyncIterator[tuple[Multipart, float]]:
+        """Every upload in progress whose key starts with `prefix`, with its start in Unix seconds."""
+
+    async def presign(self, key: str, expires: int) -> str | None:
+        """A URL that GETs `key` without us for `expires` seconds, or None where there is none."""
+
+    async def move(self, source: str, target: str) -> None:
+        """Rename an object, without its bytes passing through this process. Repeating a move
+        whose source is gone and whose target is there is no error."""
+
+    async def close(self) -> None:
+        """Close connections and files. Nothing may be under way."""

@@ -1,0 +1,23 @@
+"""Object keys, behind the prefix. The layout is the Go server's; what is new lies where it never lists."""
+
+from epoch.digest import Digest
+
+
+def blob(digest: Digest) -> str:
+    """`blobs/<algorithm>/<hex>`: a verified blob, shared by all repositories."""
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+def manifest_by_tag(repository: str, tag: str) -> str:
+    """`manifests/<repository>/<tag>.json`: the manifest's exact bytes, once more for each tag."""
+    return f"manifests/{repository}/{tag}.json"
+
+
+def manifest_by_digest(repository: str, digest: Digest) -> str:
+    """`manifests/<repository>/_digests/<algorithm>-<hex>.json`: the manifest's exact bytes."""
+    return f"manifests/{repository}/_digests/{digest.algorithm}-{digest.hex}.json"
+
+
+def manifests(repository: str) -> str:
+    """The prefix under which all tags and digests of `repository` lie, and nested repositories too."""
+    return f"manifests/{repository}/"
