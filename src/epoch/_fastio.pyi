@@ -1,0 +1,144 @@
+"""Part buffers, their pool, the running digest, the chunked decoder. No OCI, no asyncio, no policy.
+
+This stub is the manual; `tests/unit/test_stub.py` holds it to the built module. All sizes are in
+bytes. Nothing here is safe for use from two threads at once, except where it says so.
+"""
+
+from collections.abc import Callable
+
+from typing_extensions import Buffer
+
+class Sha256:
+    """A running SHA-256 (FIPS 180-4) whose state can be taken out and put back.
+
+    The fastest implementation that the CPU has is chosen at import (`sha256_implementation`).
+    """
+
+    def __init__(self, state: bytes | None = None) -> None:
+        """Begin anew, or go on from what `export_state` returned (ValueError if it is not that)."""
+
+    @property
+    def length(self) -> int:
+        """Bytes hashed so far."""
+
+    def update(self, data: Buffer, /) -> None:
+        """Hash `data` (C-contiguous). The GIL is released above 2 KiB."""
+
+    def digest(self) -> bytes:
+        """The 32 bytes of the digest so far; hashing may go on."""
+
+    def hexdigest(self) -> str:
+        """The same as 64 lower-case hex digits."""
+
+    def export_state(self) -> bytes:
+        """The midstate: 8-byte length, 32-byte chaining value, the pending bytes of a block; all
+        big-endian, the same on every CPU."""
+
+def sha256_implementation() -> str:
+    """`sha-ni`, `armv8` or `portable`."""
+
+class PartBuffer:
+    """A page-aligned piece of memory, lent by a `Pool`, that is filled from its front.
+
+    Asked for a writable buffer it exports its unfilled tail, at most `window` bytes of it (that is
+    what the kernel receives into); asked for a read-only one (`memoryview(part)`) it exports what
+    is filled. While a read-only view is out, nothing more may be filled in below it; while any is
+    out, the memory is not lent again.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """How much may be filled in, as asked for when it was lent."""
+
+    @property
+    def filled(self) -> int:
+        """How much is filled."""
+
+    @property
+    def room(self) -> int:
+        """`capacity - filled`."""
+
+    @property
+    def views(self) -> int:
+        """Exported views that are not yet released."""
+
+    window: int
+    """The most that one writable export gives."""
+
+    def advance(self, count: int, /) -> None:
+        """`count` bytes of the tail have been written. ValueError if there is no such room."""
+
+    def advance_hashed(self, count: int, digest: Sha256, /) -> None:
+        """The same, and hash them where they lie, with the GIL released."""
+
+    def append(self, data: Buffer, /) -> int:
+        """Copy in as much of `data` as there is room for; how much that was."""
+
+    def release(self) -> None:
+        """Give the memory back. It goes to the pool at once, or as soon as the last view is
+        released. No further use; a second call does nothing."""
+
+class Pool:
+    """The memory of all part buffers of a process, one budget for all.
+
+    Memory comes from mmap(2) in powers of two, is kept for reuse, hot first, and is advised to use
+    huge pages. Nothing is allocated before it is lent.
+    """
+
+    def __init__(self, budget: int, on_free: Callable[[], None] | None = None) -> None:
+        """`budget`: the most that is lent and kept. `on_free()` is called whenever memory has come
+        back; it must not raise and must not lend."""
+
+    @property
+    def budget(self) -> int:
+        """As given."""
+
+    @property
+    def lent(self) -> int:
+        """Bytes lent now, rounded up as they are allocated."""
+
+    @property
+    def kept(self) -> int:
+        """Bytes free for reuse, and not returned to the kernel."""
+
+    @property
+    def lent_count(self) -> int:
+        """Buffers lent now."""
+
+    def lend(self, size: int, window: int, /) -> PartBuffer | None:
+        """A buffer of `size` bytes, or None where the budget has no room for it now.
+
+        ValueError if it never can have; MemoryError if the kernel refuses.
+        """
+
+    def trim(self) -> None:
+        """Return the free memory to the kernel."""
+
+class ChunkedDecoder:
+    """Strict decoder of `Transfer-Encoding: chunked` (RFC 9112, section 7.1), in place.
+
+    Extensions are skipped, trailers are dropped; both count against `overhead`.
+    """
+
+    def __init__(self, limit: int, overhead: int = ...) -> None:
+        """`limit`: the most body bytes, beyond which `feed` raises OverflowError. `overhead`: the
+        most bytes of extensions, of one chunk-size line and of trailers (default 16 KiB)."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the last chunk and its trailers have been seen."""
+
+    @property
+    def total(self) -> int:
+        """Body bytes so far."""
+
+    def feed(self, buffer: Buffer, count: int, /) -> tuple[int, bytes]:
+        """Decode the first `count` bytes of the writable `buffer`: the body bytes among them are
+        moved to its front. Returns how many they are, and what came after the end of the body
+        (empty before it). ValueError on a framing error, and for ever after it."""
+
+def live_buffers() -> int:
+    """Debug counter: mapped pieces of memory, lent or kept, in this process."""
+
+def live_views() -> int:
+    """Debug counter: exported views of all part buffers in this process."""

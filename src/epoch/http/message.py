@@ -1,0 +1,122 @@
+"""One request, one response, and the two protocols at which HTTP meets the rest of Epoch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class ClientGone(Exception):
+    """The client closed, broke or stalled its connection before its request was complete."""
+
+
+class Flow(Protocol):
+    """How a sink slows the client down. Both verbs are idempotent and safe from any callback
+    but `get_buffer` (uvloop crashes when reading is paused inside it)."""
+
+    def pause(self) -> None:
+        """Stop reading the body; the client is held by TCP."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+
+class BodySink(Protocol):
+    """Where the bytes of a request body land, straight from the kernel."""
+
+    def get_buffer(self) -> Buffer:
+        """Writable memory for the next receive. Never empty; idempotent: a call does not promise
+        that bytes follow. Not called while the flow is paused."""
+
+    def received(self, count: int) -> None:
+        """`count` bytes of the body now lie at the start of the last buffer given out."""
+
+
+class Body(Protocol):
+    """The body of one request, read at most once, in one of two ways."""
+
+    @property
+    def length(self) -> int | None:
+        """Bytes announced by Content-Length, 0 where there is no body, None where it is chunked."""
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. More than `limit` bytes: `RegistryError` SIZE_INVALID with status 413."""
+
+    async def into(self, make_sink: Callable[[Flow], BodySink]) -> int:
+        """Stream the body into the sink that `make_sink` builds around the connection's flow.
+
+        Returns the number of bytes once the last one has been handed over. Raises `ClientGone`
+        when the connection ends before the body does, and whatever the sink raises.
+        """
+
+
+class BodyStream(Protocol):
+    """The body of a response that is too large to be held."""
+
+    @property
+    def length(self) -> int:
+        """Bytes that will be sent."""
+
+    @property
+    def offset(self) -> int:
+        """Where they begin in the file behind `fileno()`."""
+
+    def fileno(self) -> int | None:
+        """A file to send from with sendfile(2), or None: then iterate."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The bytes, chunk by chunk."""
+
+    async def aclose(self) -> None:
+        """Give back what the stream holds; called exactly once, whatever happened."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One parsed request head, and its body still to be read."""
+
+    method: str
+    path: str
+    """The path exactly as it came, without the query; never percent-decoded."""
+    query: Sequence[tuple[str, str]]
+    """Decoded pairs in the order they came; keys may repeat."""
+    headers: Mapping[str, str]
+    """Lower-case names; values decoded as latin-1, repeated ones joined by ", "."""
+    body: Body
+    peer: str
+    """The client's address, for the log."""
+    secure: bool = False
+    """Whether it came over TLS."""
+
+    def parameter(self, key: str) -> str | None:
+        """The first value of a query parameter, or None."""
+        for name, value in self.query:
+            if name == key:
+                return value
+        return None
+
+    def parameters(self, key: str) -> list[str]:
+        """All values of a query parameter, in order."""
+        return [value for name, value in self.query if name == key]
+
+
+@dataclass(slots=True)
+class Response:
+    """What a handler answers. Content-Length, Date and Connection are added when it is sent.
+
+    A response to HEAD is built like the one to GET: its body is measured, not sent. A body that
+    is a stream is closed in either case.
+    """
+
+    status: int
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes | BodyStream = b""
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+"""Answers one request. A `RegistryError` that it raises is rendered as an OCI error body; any
+other exception is logged and answered with 500 UNKNOWN."""
