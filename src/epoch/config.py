@@ -1,0 +1,186 @@
+"""Every setting with its default and its unit: frozen, nested, checked when it is built.
+
+Sizes are in bytes and times in seconds. What can be set from outside, and how, is written in
+`epoch.cli.serve` (flags and variables) and `epoch.environment` (the S3 variables);
+`docs/settings.md` is the table for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+TIB: Final = 1024 * GIB
+
+MAX_PARTS: Final = 10_000
+"""Parts of one multipart upload (Amazon S3, "Multipart upload limits")."""
+
+MIN_PART_SIZE: Final = 5 * MIB
+MAX_PART_SIZE: Final = 5 * GIB
+"""Bytes of a part that is not the last one (Amazon S3, "Multipart upload limits")."""
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong. The text is one line that says what to do, without secrets."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise SettingsError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """Where the bucket is, and who we are there."""
+
+    endpoint: str
+    """`host` or `host:port`, without scheme and path."""
+
+    access_key: str
+    """The id of the key; not secret."""
+
+    secret_key: str = field(repr=False)
+    """Empty: requests go unsigned (a bucket open to anonymous writers)."""
+
+    bucket: str
+    """Must exist; we never create one."""
+
+    region: str = "us-east-1"
+    """Part of every signature. Stores other than AWS mostly take any."""
+
+    secure: bool = True
+    """Whether to speak TLS."""
+
+    prefix: str = "epoch/"
+    """Put before every key as it is: no slash is added or removed."""
+
+    @property
+    def url(self) -> str:
+        """The endpoint as a URL, without a path."""
+        return f"{'https' if self.secure else 'http'}://{self.endpoint}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where the objects lie: in the bucket where there is one, else in the directory."""
+
+    data_dir: Path = Path("epoch-data")
+    """The directory store's root; made when missing. Not touched when `s3` is set."""
+
+    s3: S3Settings | None = None
+    """The bucket, or None for the directory store."""
+
+    redirect: bool = False
+    """Answer GETs of blobs with 307 to a presigned URL, where the store has such."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSettings:
+    """How a push goes from the socket to the store."""
+
+    part_size: int = 16 * MIB
+    """Bytes of a part, and of its buffer. More is used only for a blob whose announced length
+    would otherwise need more than `MAX_PARTS` parts."""
+
+    budget: int = 256 * MIB
+    """Bytes of part buffers, lent and kept, in the whole process. When all are lent, reading
+    pauses; it is never an error."""
+
+    parts_in_flight: int = 4
+    """Parts of one upload that are on their way to the store at the same time."""
+
+    receive_window: int = 512 * KIB
+    """The most bytes that one receive from a socket takes. Bounds how long other connections wait
+    while one receive is copied and hashed."""
+
+    max_blob: int = 5 * TIB
+    """Bytes of a blob, beyond which a push is refused: the largest object of most stores. A blob
+    of unknown length is bound to `MAX_PARTS * part_size` before that."""
+
+    def __post_init__(self) -> None:
+        _require(
+            MIN_PART_SIZE <= self.part_size <= MAX_PART_SIZE,
+            f"part size {self.part_size} is out of range: choose 5MiB to 5GiB, as S3 does",
+        )
+        # The pool lends powers of two.
+        needed = 1 << (self.part_size - 1).bit_length()
+        _require(
+            self.budget >= needed,
+            f"buffer budget {self.budget} holds not even one part of {self.part_size} bytes: "
+            f"raise it to at least {needed}, or lower the part size",
+        )
+        _require(self.parts_in_flight >= 1, "parts in flight must be at least 1")
+        _require(
+            4 * KIB <= self.receive_window <= self.part_size,
+            f"receive window {self.receive_window} is out of range: choose 4KiB to the part size",
+        )
+        _require(self.max_blob >= 1, "max blob must be at least 1 byte")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """The listener, and what it takes from a client."""
+
+    host: str = ""
+    """The address or name to listen on; empty: all interfaces."""
+
+    port: int = 8080
+    """TCP port; 0: any free one, told in the ready line."""
+
+    max_head: int = 32 * KIB
+    """Bytes of a request line and its header fields; more is answered 431."""
+
+    max_url: int = 8 * KIB
+    """Bytes of a request target; more is answered 414."""
+
+    max_headers: int = 100
+    """Header fields of a request; more is answered 431."""
+
+    max_manifest: int = 4 * MIB
+    """Bytes of a manifest; more is answered 413 (OCI distribution-spec, "Pushing Manifests":
+    registries should take at least 4 MiB)."""
+
+    head_timeout: float = 10.0
+    """Seconds from a request's first byte to the end of its head, however its bytes drip in."""
+
+    idle_timeout: float = 75.0
+    """Seconds that a connection may stay open between requests. Above the 60 s that common
+    proxies keep theirs, so that they close first."""
+
+    body_idle_timeout: float = 60.0
+    """Seconds without a byte of a body, in either direction, while we wait for the client."""
+
+    min_rate: int = 256
+    """Bytes per second that a body must reach, averaged over the time we wait for the client: a
+    slow honest push lives, a drip does not."""
+
+    shutdown_grace: float = 30.0
+    """Seconds that requests under way have after SIGTERM before they are cut."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.port <= 65535, f"port {self.port} is out of range: choose 0 to 65535")
+        _require(self.shutdown_grace >= 0, "shutdown grace must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it."""
+
+    http: HttpSettings = field(default_factory=HttpSettings)
+    upload: UploadSettings = field(default_factory=UploadSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    log_level: str = "info"
+    """The least severe application line that is written, one of `LOG_LEVELS`. Access lines are
+    written at info."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.log_level in LOG_LEVELS,
+            f"log level {self.log_level!r} is unknown: choose one of {', '.join(LOG_LEVELS)}",
+        )
