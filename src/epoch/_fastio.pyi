@@ -65,14 +65,16 @@ class PartBuffer:
     window: int
     """The most that one writable export gives."""
 
+    def __len__(self) -> int:
+        """`filled`."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
     def advance(self, count: int, /) -> None:
         """`count` bytes of the tail have been written. ValueError if there is no such room."""
 
     def advance_hashed(self, count: int, digest: Sha256, /) -> None:
         """The same, and hash them where they lie, with the GIL released."""
-
-    def append(self, data: Buffer, /) -> int:
-        """Copy in as much of `data` as there is room for; how much that was."""
 
     def release(self) -> None:
         """Give the memory back. It goes to the pool at once, or as soon as the last view is
@@ -81,7 +83,7 @@ class PartBuffer:
 class Pool:
     """The memory of all part buffers of a process, one budget for all.
 
-    Memory comes from mmap(2) in powers of two, is kept for reuse, hot first, and is advised to use
+    Memory comes from mmap(2), is kept for reuse, hot first, and from 2 MiB on is advised to use
     huge pages. Nothing is allocated before it is lent.
     """
 
@@ -95,7 +97,7 @@ class Pool:
 
     @property
     def lent(self) -> int:
-        """Bytes lent now, rounded up as they are allocated."""
+        """Bytes lent now, rounded up to pages."""
 
     @property
     def kept(self) -> int:
@@ -105,14 +107,19 @@ class Pool:
     def lent_count(self) -> int:
         """Buffers lent now."""
 
-    def lend(self, size: int, window: int, /) -> PartBuffer | None:
-        """A buffer of `size` bytes, or None where the budget has no room for it now.
+    def lend(self, size: int, capacity: int, window: int, /) -> PartBuffer | None:
+        """`size` bytes of memory (rounded up to pages) of which `capacity` may be filled, or None
+        where the budget has no room for it now.
 
-        ValueError if it never can have; MemoryError if the kernel refuses.
+        Memory is kept and reused by `size`, so few different ones serve best. ValueError if the
+        budget never can have room; MemoryError if the kernel refuses.
         """
 
     def trim(self) -> None:
         """Return the free memory to the kernel."""
+
+def fill(buffer: Buffer, data: Buffer, /) -> int:
+    """Copy as much of `data` as fits to the front of the writable `buffer`; how much that was."""
 
 class ChunkedDecoder:
     """Strict decoder of `Transfer-Encoding: chunked` (RFC 9112, section 7.1), in place.
@@ -136,6 +143,10 @@ class ChunkedDecoder:
         """Decode the first `count` bytes of the writable `buffer`: the body bytes among them are
         moved to its front. Returns how many they are, and what came after the end of the body
         (empty before it). ValueError on a framing error, and for ever after it."""
+
+def sha256_blocks(implementation: str, state: bytes, data: Buffer, /) -> bytes | None:
+    """For tests that compare the implementations: the 32-byte chaining value after hashing whole
+    blocks onto `state`, or None where this CPU does not have that implementation."""
 
 def live_buffers() -> int:
     """Debug counter: mapped pieces of memory, lent or kept, in this process."""

@@ -1,0 +1,472 @@
+# cython: language_level=3, embedsignature=True, boundscheck=False, wraparound=False
+"""Part buffers, their pool, the running digest, the chunked decoder.
+
+The manual of every name is `_fastio.pyi`. No OCI, no asyncio, no policy in here.
+"""
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcpy, memmove
+
+cdef extern from "_sha256.h" nogil:
+    ctypedef struct epoch_sha256:
+        uint32_t h[8]
+        uint64_t length
+        uint8_t pending[64]
+    ctypedef void (*epoch_sha256_blocks)(uint32_t *h, const uint8_t *data, size_t blocks)
+    void epoch_sha256_setup()
+    const char *epoch_sha256_implementation()
+    void epoch_sha256_init(epoch_sha256 *ctx)
+    void epoch_sha256_update(epoch_sha256 *ctx, const void *data, size_t length)
+    void epoch_sha256_final(const epoch_sha256 *ctx, uint8_t *digest)
+    epoch_sha256_blocks epoch_sha256_find(const char *name)
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
+    int munmap(void *addr, size_t length)
+    int madvise(void *addr, size_t length, int advice)
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
+    void *MAP_FAILED
+
+cdef extern from *:
+    """
+    #include <sys/mman.h>
+    #ifdef MADV_HUGEPAGE
+    #define EPOCH_HUGEPAGE MADV_HUGEPAGE
+    #else
+    #define EPOCH_HUGEPAGE MADV_NORMAL
+    #endif
+    """
+    int EPOCH_HUGEPAGE
+
+epoch_sha256_setup()
+
+cdef size_t HUGE_PAGE = 2 * 1024 * 1024
+cdef size_t PAGE = 4096
+cdef Py_ssize_t GIL_THRESHOLD = 2048  # below it, releasing the GIL costs more than the hash
+
+cdef Py_ssize_t _live_buffers = 0
+cdef Py_ssize_t _live_views = 0
+
+
+def live_buffers():
+    return _live_buffers
+
+
+def live_views():
+    return _live_views
+
+
+# ---- the running digest ----------------------------------------------------------------------
+
+def sha256_implementation():
+    return epoch_sha256_implementation().decode()
+
+
+def sha256_blocks(str implementation, bytes state, const uint8_t[::1] data):
+    cdef epoch_sha256_blocks blocks = epoch_sha256_find(implementation.encode())
+    cdef uint32_t h[8]
+    cdef Py_ssize_t i
+    if len(state) != 32 or data.shape[0] % 64:
+        raise ValueError("a state of 32 bytes and whole blocks of 64 bytes are needed")
+    if blocks == NULL:
+        return None
+    for i in range(8):
+        h[i] = int.from_bytes(state[4 * i:4 * i + 4], "big")
+    if data.shape[0]:
+        blocks(h, &data[0], data.shape[0] // 64)
+    return b"".join([int(h[i]).to_bytes(4, "big") for i in range(8)])
+
+
+@cython.final
+cdef class Sha256:
+    cdef epoch_sha256 ctx
+
+    def __cinit__(self, bytes state=None):
+        cdef Py_ssize_t i
+        epoch_sha256_init(&self.ctx)
+        if state is None:
+            return
+        if len(state) < 40:
+            raise ValueError("not an exported SHA-256 state: too short")
+        cdef uint64_t length = int.from_bytes(state[:8], "big")
+        if <uint64_t> (len(state) - 40) != length % 64:
+            raise ValueError("not an exported SHA-256 state: its length does not fit")
+        self.ctx.length = length
+        for i in range(8):
+            self.ctx.h[i] = int.from_bytes(state[8 + 4 * i:12 + 4 * i], "big")
+        for i in range(len(state) - 40):
+            self.ctx.pending[i] = state[40 + i]
+
+    @property
+    def length(self):
+        return self.ctx.length
+
+    cdef void hash(self, const uint8_t *data, Py_ssize_t length):
+        if length >= GIL_THRESHOLD:
+            with nogil:
+                epoch_sha256_update(&self.ctx, data, length)
+        else:
+            epoch_sha256_update(&self.ctx, data, length)
+
+    def update(self, data, /):
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            self.hash(<const uint8_t *> view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+
+    def digest(self):
+        cdef uint8_t out[32]
+        epoch_sha256_final(&self.ctx, out)
+        return (<char *> out)[:32]
+
+    def hexdigest(self):
+        return self.digest().hex()
+
+    def export_state(self):
+        cdef Py_ssize_t i
+        head = int(self.ctx.length).to_bytes(8, "big")
+        chain = b"".join([int(self.ctx.h[i]).to_bytes(4, "big") for i in range(8)])
+        return head + chain + (<char *> self.ctx.pending)[:self.ctx.length % 64]
+
+
+# ---- part buffers and their pool --------------------------------------------------------------
+
+cdef uint8_t *map_memory(size_t size) except NULL:
+    """Anonymous memory; from 2 MiB on it begins on a huge-page boundary and is advised to use them."""
+    global _live_buffers
+    cdef size_t slack = HUGE_PAGE if size >= HUGE_PAGE else 0
+    cdef uint8_t *base = <uint8_t *> mmap(
+        NULL, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    cdef uint8_t *start
+    cdef size_t before
+    if base == <uint8_t *> MAP_FAILED:
+        raise MemoryError(f"the kernel refused {size} bytes for a part buffer")
+    start = base
+    if slack:
+        before = (HUGE_PAGE - <uintptr_t> base % HUGE_PAGE) % HUGE_PAGE
+        start = base + before
+        if before:
+            munmap(base, before)
+        if slack - before:
+            munmap(start + size, slack - before)
+        madvise(start, size, EPOCH_HUGEPAGE)  # a hint; where it is refused, small pages serve
+    _live_buffers += 1
+    return start
+
+
+cdef void unmap_memory(uint8_t *memory, size_t size) noexcept:
+    global _live_buffers
+    munmap(memory, size)
+    _live_buffers -= 1
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Pool:
+    cdef readonly Py_ssize_t budget
+    cdef readonly Py_ssize_t lent       # bytes in the hands of PartBuffers
+    cdef readonly Py_ssize_t kept       # bytes in `free`
+    cdef readonly Py_ssize_t lent_count
+    cdef object on_free
+    cdef dict free                      # size -> addresses, the hottest last
+
+    def __cinit__(self, Py_ssize_t budget, on_free=None):
+        self.budget = budget
+        self.on_free = on_free
+        self.free = {}
+
+    def __dealloc__(self):
+        if self.free is not None:
+            self.trim()
+
+    def lend(self, Py_ssize_t size, Py_ssize_t capacity, Py_ssize_t window, /):
+        cdef PartBuffer part
+        cdef uint8_t *memory
+        if not 0 < capacity <= size or window <= 0:
+            raise ValueError("a part buffer needs 0 < capacity <= size and a window above 0")
+        size = (size + PAGE - 1) // PAGE * PAGE
+        if size > self.budget:
+            raise ValueError(f"{size} bytes can never be lent from a budget of {self.budget}")
+        if self.lent + size > self.budget:
+            return None
+        memory = self.take(size)
+        part = PartBuffer.__new__(PartBuffer)
+        part.pool = self
+        part.memory = memory
+        part.size = size
+        part.capacity = capacity
+        part.window = window
+        self.lent += size
+        self.lent_count += 1
+        return part
+
+    cdef uint8_t *take(self, Py_ssize_t size) except NULL:
+        addresses = self.free.get(size)
+        if addresses:
+            self.kept -= size
+            return <uint8_t *> <uintptr_t> addresses.pop()
+        if self.lent + self.kept + size > self.budget:
+            self.trim()
+        return map_memory(size)
+
+    cdef void give_back(self, uint8_t *memory, Py_ssize_t size):
+        self.lent -= size
+        self.lent_count -= 1
+        self.kept += size
+        self.free.setdefault(size, []).append(<uintptr_t> memory)
+        if self.on_free is not None:
+            self.on_free()
+
+    def trim(self):
+        for size, addresses in self.free.items():
+            for address in addresses:
+                unmap_memory(<uint8_t *> <uintptr_t> address, size)
+        self.free.clear()
+        self.kept = 0
+
+
+@cython.final
+@cython.freelist(32)
+cdef class PartBuffer:
+    cdef Pool pool                      # lender
+    cdef uint8_t *memory                # lent by the pool until `views` is 0 after release()
+    cdef Py_ssize_t size                # bytes mapped at `memory`
+    cdef readonly Py_ssize_t capacity   # bytes that may be filled, at most `size`
+    cdef readonly Py_ssize_t filled
+    cdef readonly Py_ssize_t views      # buffer exports that are not released
+    cdef public Py_ssize_t window
+    cdef bint released
+
+    @property
+    def room(self):
+        return self.capacity - self.filled
+
+    def __len__(self):
+        return self.filled
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        global _live_views
+        if self.released:
+            raise BufferError("this part buffer has been given back")
+        if flags & PyBUF_WRITABLE:
+            PyBuffer_FillInfo(view, self, self.memory + self.filled,
+                              min(self.window, self.capacity - self.filled), 0, flags)
+        else:
+            PyBuffer_FillInfo(view, self, self.memory, self.filled, 1, flags)
+        self.views += 1
+        _live_views += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        global _live_views
+        self.views -= 1
+        _live_views -= 1
+        if self.released and self.views == 0:
+            self.hand_over()
+
+    cdef void check_room(self, Py_ssize_t count) except *:
+        if self.released:
+            raise BufferError("this part buffer has been given back")
+        if count < 0 or count > self.capacity - self.filled:
+            raise ValueError(f"{count} bytes do not fit: {self.capacity - self.filled} have room")
+
+    def advance(self, Py_ssize_t count, /):
+        self.check_room(count)
+        self.filled += count
+
+    def advance_hashed(self, Py_ssize_t count, Sha256 digest not None, /):
+        self.check_room(count)
+        digest.hash(self.memory + self.filled, count)
+        self.filled += count
+
+    def release(self):
+        if self.released:
+            return
+        self.released = True
+        if self.views == 0:
+            self.hand_over()
+
+    cdef void hand_over(self):
+        cdef uint8_t *memory = self.memory
+        self.memory = NULL
+        if memory != NULL:
+            self.pool.give_back(memory, self.size)
+
+    def __dealloc__(self):
+        # Views hold a reference, so none is out here; only a forgotten release() ends up here.
+        if self.memory != NULL and self.pool is not None:
+            self.hand_over()
+
+
+def fill(buffer, data, /):
+    cdef Py_buffer target, source
+    cdef Py_ssize_t count
+    PyObject_GetBuffer(buffer, &target, PyBUF_WRITABLE)
+    try:
+        PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
+        try:
+            count = min(target.len, source.len)
+            memcpy(target.buf, source.buf, count)
+        finally:
+            PyBuffer_Release(&source)
+    finally:
+        PyBuffer_Release(&target)
+    return count
+
+
+# ---- Transfer-Encoding: chunked ----------------------------------------------------------------
+
+cdef enum ChunkState:
+    SIZE_FIRST      # the first digit of a chunk size
+    SIZE            # further digits, or what ends them
+    EXTENSION       # from ';' to CR
+    SIZE_LF
+    DATA
+    DATA_CR
+    DATA_LF
+    TRAILER_FIRST   # the first byte of a trailer line
+    TRAILER
+    TRAILER_LF
+    END_LF
+    DONE
+    BROKEN
+
+
+@cython.final
+cdef class ChunkedDecoder:
+    cdef ChunkState state
+    cdef uint64_t left                  # of the chunk size being read, or of the chunk's data
+    cdef int digits                     # of the chunk size being read
+    cdef readonly uint64_t total
+    cdef uint64_t limit
+    cdef Py_ssize_t overhead            # how many more bytes of extensions and trailers may come
+
+    def __cinit__(self, uint64_t limit, Py_ssize_t overhead=16384):
+        self.state = SIZE_FIRST
+        self.limit = limit
+        self.overhead = overhead
+
+    @property
+    def done(self):
+        return self.state == DONE
+
+    def feed(self, buffer, Py_ssize_t count, /):
+        cdef Py_buffer view
+        cdef Py_ssize_t body = 0, at
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            if count < 0 or count > view.len:
+                raise ValueError("more bytes than the buffer has")
+            at = self.decode(<uint8_t *> view.buf, count, &body)
+            return body, (<char *> view.buf)[at:count]
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef Py_ssize_t decode(self, uint8_t *data, Py_ssize_t count, Py_ssize_t *body) except -1:
+        """Squeeze the framing out of data[:count]; `body` bytes are left. Returns where it stopped."""
+        cdef Py_ssize_t at = 0, take
+        while at < count and self.state != DONE:
+            if self.state == DATA:
+                take = count - at
+                if <uint64_t> take > self.left:
+                    take = self.left
+                if at != body[0]:
+                    memmove(data + body[0], data + at, take)
+                body[0] += take
+                at += take
+                self.left -= take
+                self.total += take
+                if self.left == 0:
+                    self.state = DATA_CR
+            else:
+                self.step(data[at])
+                at += 1
+        return at
+
+    cdef int step(self, uint8_t byte) except -1:
+        """One byte of framing."""
+        if self.state == SIZE_FIRST or self.state == SIZE:
+            return self.step_size(byte)
+        if self.state == EXTENSION or self.state == TRAILER:
+            if byte == 13:
+                self.state = SIZE_LF if self.state == EXTENSION else TRAILER_LF
+                return 0
+            return self.spend(byte)
+        if self.state == SIZE_LF:
+            self.expect(byte, 10)
+            self.state = DATA if self.left else TRAILER_FIRST
+        elif self.state == DATA_CR:
+            self.expect(byte, 13)
+            self.state = DATA_LF
+        elif self.state == DATA_LF:
+            self.expect(byte, 10)
+            self.state = SIZE_FIRST
+            self.left = 0
+            self.digits = 0
+        elif self.state == TRAILER_FIRST:
+            if byte == 13:
+                self.state = END_LF
+            else:
+                self.state = TRAILER
+                self.spend(byte)
+        elif self.state == TRAILER_LF:
+            self.expect(byte, 10)
+            self.state = TRAILER_FIRST
+        elif self.state == END_LF:
+            self.expect(byte, 10)
+            self.state = DONE
+        else:
+            self.fail("the body has been found malformed before")
+        return 0
+
+    cdef int step_size(self, uint8_t byte) except -1:
+        cdef int digit = 0
+        if 48 <= byte <= 57:
+            digit = byte - 48
+        elif 65 <= byte <= 70:
+            digit = byte - 55
+        elif 97 <= byte <= 102:
+            digit = byte - 87
+        elif self.state == SIZE_FIRST:
+            self.fail("a chunk does not begin with its size")
+        elif byte == 13:
+            return self.size_known(SIZE_LF)
+        elif byte == 59:
+            return self.size_known(EXTENSION)
+        else:
+            self.fail("a chunk size is followed by something else than CR LF")
+        self.digits += 1
+        if self.digits > 16:
+            self.fail("a chunk size has more than 16 digits")
+        self.left = self.left << 4 | digit
+        self.state = SIZE
+        return 0
+
+    cdef int size_known(self, ChunkState next) except -1:
+        if self.left > self.limit - self.total:
+            self.state = BROKEN
+            raise OverflowError(f"the body is longer than {self.limit} bytes")
+        self.state = next
+        return 0
+
+    cdef int spend(self, uint8_t byte) except -1:
+        self.overhead -= 1
+        if self.overhead < 0:
+            self.fail("chunk extensions or trailers are too long")
+        if byte < 32 and byte != 9 or byte == 127:
+            self.fail("a control character in a chunk extension or trailer")
+        return 0
+
+    cdef int expect(self, uint8_t byte, uint8_t wanted) except -1:
+        if byte != wanted:
+            self.fail("a line of the chunked framing does not end with CR LF")
+        return 0
+
+    cdef int fail(self, str why) except -1:
+        self.state = BROKEN
+        raise ValueError(why)
