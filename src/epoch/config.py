@@ -23,7 +23,7 @@ MIN_PART_SIZE: Final = 5 * MIB
 MAX_PART_SIZE: Final = 5 * GIB
 """Bytes of a part that is not the last one (Amazon S3, "Multipart upload limits")."""
 
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_LEVELS: Final = ("debug", "info", "warn", "error")
 
 
 class SettingsError(Exception):

@@ -1,0 +1,193 @@
+"""`epoch serve`: flags and variables become `Settings`, errors at start become one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from click.core import ParameterSource
+
+from epoch.cli.params import Address, Size, format_size
+from epoch.config import LOG_LEVELS, HttpSettings, Settings, SettingsError, StoreSettings
+from epoch.config import UploadSettings as Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HTTP: Final = HttpSettings()
+_UPLOAD: Final = Upload()
+_STORE: Final = StoreSettings()
+
+_EPILOG: Final = """
+\b
+Examples:
+  epoch serve
+  epoch serve --addr 127.0.0.1:5000 --data-dir /var/lib/epoch
+  EPOCH_S3_ENDPOINT=http://127.0.0.1:9000 EPOCH_S3_BUCKET=images \\
+    EPOCH_S3_ACCESS_KEY=... EPOCH_S3_SECRET_KEY=... epoch serve --buffer-budget 1GiB
+
+\b
+The bucket is named by variables alone, so that no key shows in a process list:
+  EPOCH_S3_ENDPOINT    host[:port] or URL; https unless the URL or EPOCH_S3_SECURE says not
+  EPOCH_S3_BUCKET      must exist
+  EPOCH_S3_ACCESS_KEY
+  EPOCH_S3_SECRET_KEY  empty: requests go unsigned
+  EPOCH_S3_REGION      default: the one in the host name, else us-east-1
+  EPOCH_S3_SECURE      true or false
+  EPOCH_S3_PREFIX      put before every key as it is; default: epoch/
+  EPOCH_S3_ENV_FILE    KEY=VALUE lines for what is unset; default: ~/.config/epoch/s3.env
+
+Sizes are in bytes, or with a unit: 16MiB, 256M, 1GiB (powers of 1024). Logs go to stderr; the line
+"ready addr=HOST:PORT" tells that requests are taken, and where. SIGTERM or Ctrl-C: requests under
+way are finished, then the exit code is 0.
+"""
+
+
+def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+    """An option with a variable whose name and default the help shows."""
+    variable = "EPOCH_" + names[0].split("/")[0].removeprefix("--").replace("-", "_").upper()
+    settings.setdefault("show_default", True)
+    return click.option(*names, envvar=variable, show_envvar=True, **settings)
+
+
+@click.command(epilog=_EPILOG)
+@_option(
+    "--addr",
+    type=Address(),
+    default=f"{_HTTP.host}:{_HTTP.port}",
+    metavar="[HOST]:PORT",
+    help="Where to listen; no host: all interfaces; port 0: any free one.",
+)
+@_option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=_STORE.data_dir,
+    help="Where to store when no bucket is named; made when missing.",
+)
+@_option(
+    "--redirect/--no-redirect",
+    default=_STORE.redirect,
+    help="Send GETs of blobs to the bucket with a presigned URL (307), so that clients must reach "
+    "it, instead of streaming them.",
+)
+@_option(
+    "--part-size",
+    type=Size(),
+    default=format_size(_UPLOAD.part_size),
+    metavar="SIZE",
+    help="Size of a part of a multipart upload, 5MiB to 5GiB; more is used where a blob would "
+    "need more than 10,000 parts.",
+)
+@_option(
+    "--buffer-budget",
+    type=Size(),
+    default=format_size(_UPLOAD.budget),
+    metavar="SIZE",
+    help="Memory for the parts of all pushes together; when it is lent out, pushes wait.",
+)
+@_option(
+    "--parts-in-flight",
+    type=click.IntRange(min=1),
+    default=_UPLOAD.parts_in_flight,
+    metavar="N",
+    help="Parts of one push that are sent to the store at the same time.",
+)
+@_option(
+    "--idle-timeout",
+    type=click.FloatRange(min=1),
+    default=_HTTP.idle_timeout,
+    metavar="SECONDS",
+    help="How long a connection may stay open between requests; keep it above your proxy's.",
+)
+@_option(
+    "--shutdown-grace",
+    type=click.FloatRange(min=0),
+    default=_HTTP.shutdown_grace,
+    metavar="SECONDS",
+    help="How long requests under way may take after SIGTERM before they are cut.",
+)
+@_option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS, case_sensitive=False),
+    default="info",
+    help="The least severe line that is logged; requests are logged at info.",
+)
+@click.pass_context
+def serve(ctx: click.Context, /, **options: Any) -> None:
+    """Run the registry, on a bucket where EPOCH_S3_* names one, else on a directory."""
+    try:
+        settings = _settings(options)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from None
+    if settings.store.s3 and ctx.get_parameter_source("data_dir") is ParameterSource.COMMANDLINE:
+        raise click.ClickException(
+            "--data-dir is given but EPOCH_S3_* names a bucket: drop one of the two "
+            "(EPOCH_S3_ENV_FILE=/dev/null switches the settings file off)"
+        )
+    ctx.exit(_run(settings))
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    """The settings that options and environment make; `SettingsError` where they do not fit."""
+    from epoch.environment import load, s3_settings
+
+    host, port = options["addr"]
+    return Settings(
+        http=HttpSettings(
+            host=host,
+            port=port,
+            idle_timeout=options["idle_timeout"],
+            shutdown_grace=options["shutdown_grace"],
+        ),
+        upload=Upload(
+            part_size=options["part_size"],
+            budget=options["buffer_budget"],
+            parts_in_flight=options["parts_in_flight"],
+            receive_window=min(_UPLOAD.receive_window, options["part_size"]),
+        ),
+        store=StoreSettings(
+            data_dir=options["data_dir"],
+            s3=s3_settings(load(os.environ)),
+            redirect=options["redirect"],
+        ),
+        log_level=options["log_level"],
+    )
+
+
+def _run(settings: Settings) -> int:
+    """Serve until told to stop; the exit code. What fails at start becomes one line."""
+    from epoch.app import run
+    from epoch.store.base import StoreError
+
+    try:
+        return run(settings)
+    except (SettingsError, StoreError) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        reason = _cannot_listen(error, settings.http)
+        if reason is None:
+            raise
+        raise click.ClickException(reason) from None
+
+
+def _cannot_listen(error: OSError, http: HttpSettings) -> str | None:
+    """What to do about an error of bind(2), or None where it is none."""
+    import socket
+
+    if error.filename is not None:
+        return None
+
+    where = f"{http.host or 'all interfaces'}, port {http.port}"
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {http.port} is in use: stop what listens there "
+            f"(ss -ltnp 'sport = :{http.port}' shows it), or choose another with --addr :PORT"
+        )
+    if error.errno == errno.EACCES:
+        return f"not allowed to listen on {where}: ports below 1024 need root, choose another"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return f"cannot listen on {where}: no such address on this machine, see --addr"
+    return None
