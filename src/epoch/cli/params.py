@@ -40,7 +40,7 @@ class Size(click.ParamType[int]):
 
 
 class Address(click.ParamType[tuple[str, int]]):
-    """Where to listen, as `:8080`, `127.0.0.1:8080` or `[::1]:8080`: host without brackets, port."""
+    """Where to listen, as `:8080`, `127.0.0.1:8080` or `[::1]:8080`: host (bare) and port."""
 
     name = "address"
 

@@ -1,0 +1,155 @@
+"""The log: one line per event on stderr, as `time level message key=value ...`, in UTC.
+
+    2026-11-22T13:21:05.123Z info request method=GET path=/v2/ status=200 ...
+
+What clients send cannot forge or colour a line: everything but printable ASCII is escaped, and a
+value with anything odd in it is a JSON string. Queries are never logged (`_state`, `token` and
+presigned parameters are secrets), nor are headers other than User-Agent. What callers pass as
+fields must not be secret.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from typing import Final
+
+from epoch.config import LOG_LEVELS
+
+MAX_VALUE: Final = 512
+"""Characters of a value; what is longer is cut and ends in `...`."""
+
+_LEVELS: Final = dict(
+    zip(LOG_LEVELS, (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR), strict=True)
+)
+_NAMES: Final = {number: name for name, number in _LEVELS.items()} | {logging.CRITICAL: "error"}
+
+_QUOTED = re.compile(r'[ "=\\]')
+"""Printable, but not in a value without quotes."""
+
+_ODD = re.compile(r"[^\n -~]")
+
+_logger: Final = logging.getLogger("epoch")
+
+
+class _Formatter(logging.Formatter):
+    """`time level message`; further lines (tracebacks) are indented, so that none can be forged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = 0
+        self._prefix = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        second = int(record.created)
+        if second != self._second:
+            self._second = second
+            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        message = record.getMessage()
+        if record.name != _logger.name:
+            message = f"{record.name}: {message}"
+        if record.exc_info:
+            message = f"{message}\n{self.formatException(record.exc_info)}"
+        if not (message.isascii() and message.isprintable()):
+            message = _ODD.sub(_escape, message).replace("\n", "\n    ")
+        level = _NAMES.get(record.levelno, "info")
+        return f"{self._prefix}.{int(record.msecs):03d}Z {level} {message}"
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
+
+
+def configure(level: str = "info") -> None:
+    """Send this process's log to stderr, from `level` on (one of `LOG_LEVELS`).
+
+    Libraries are heard from warnings on, whatever the level: botocore's debug lines hold
+    signatures. A second call replaces the first.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    _logger.setLevel(_LEVELS[level])
+    # Not in our lines, and each costs time per record ("Optimization", logging's documentation).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.captureWarnings(True)
+
+
+def value(raw: object) -> str:
+    """`raw` as it stands in a line: as it is where harmless, else a JSON string, cut if long."""
+    text = str(raw)
+    if len(text) > MAX_VALUE:
+        text = text[: MAX_VALUE - 3] + "..."
+    if text and text.isascii() and text.isprintable() and not _QUOTED.search(text):
+        return text
+    return json.dumps(text).replace("\x7f", "\\u007f")
+
+
+def _write(level: int, message: str, fields: dict[str, object], error: object = None) -> None:
+    """Hand a line to the handlers, without the search for the caller's frame that costs most."""
+    text = message + "".join([f" {key}={value(field)}" for key, field in fields.items()])
+    raised = (type(error), error, error.__traceback__) if isinstance(error, BaseException) else None
+    _logger.handle(logging.LogRecord(_logger.name, level, "", 0, text, None, raised))
+
+
+def debug(message: str, /, **fields: object) -> None:
+    """Write a line for developers."""
+    if _logger.isEnabledFor(logging.DEBUG):
+        _write(logging.DEBUG, message, fields)
+
+
+def info(message: str, /, **fields: object) -> None:
+    """Write a line about what normally happens."""
+    if _logger.isEnabledFor(logging.INFO):
+        _write(logging.INFO, message, fields)
+
+
+def warn(message: str, /, **fields: object) -> None:
+    """Write a line about what somebody should look at some day."""
+    if _logger.isEnabledFor(logging.WARNING):
+        _write(logging.WARNING, message, fields)
+
+
+def error(message: str, /, exception: BaseException | None = None, **fields: object) -> None:
+    """Write a line about what failed and should not have, with the traceback of `exception`."""
+    if _logger.isEnabledFor(logging.ERROR):
+        _write(logging.ERROR, message, fields, exception)
+
+
+def access(
+    method: str,
+    target: str,
+    status: int,
+    received: int,
+    sent: int,
+    seconds: float,
+    peer: str,
+    agent: str = "",
+) -> None:
+    """Write the line of one request, at info.
+
+    `target`: as sent; its query is left out. `received`, `sent`: bytes of the two bodies.
+    `seconds`: from the head to the last byte of the answer. `peer`: `host:port`.
+    """
+    if not _logger.isEnabledFor(logging.INFO):
+        return
+    text = (
+        f"request method={value(method)} path={value(target.partition('?')[0])} status={status} "
+        f"received={received} sent={sent} seconds={seconds:.6f} peer={value(peer)} "
+        f"agent={value(agent)}"
+    )
+    _logger.handle(logging.LogRecord(_logger.name, logging.INFO, "", 0, text, None, None))
+
+
+def ready(addr: str, store: str) -> None:
+    """Write the line that scripts wait for: `<time> info ready addr=HOST:PORT store=...`.
+
+    Written at every log level, once requests are taken. `addr`: as bound, so with the port that
+    was given for port 0; `store`: the store's description.
+    """
+    _write(logging.INFO, "ready", {"addr": addr, "store": store})
