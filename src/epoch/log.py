@@ -10,6 +10,8 @@ fields must not be secret.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
 import re
@@ -35,19 +37,21 @@ _ODD = re.compile(r"[^\n -~]")
 _logger: Final = logging.getLogger("epoch")
 
 
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def _stamp(now: float) -> str:
+    """Unix seconds as RFC 3339 in UTC, to the millisecond."""
+    second = int(now)
+    return f"{_date(second)}.{int((now - second) * 1000):03d}Z"
+
+
 class _Formatter(logging.Formatter):
     """`time level message`; further lines (tracebacks) are indented, so that none can be forged."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._second = 0
-        self._prefix = ""
-
     def format(self, record: logging.LogRecord) -> str:
-        second = int(record.created)
-        if second != self._second:
-            self._second = second
-            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         message = record.getMessage()
         if record.name != _logger.name:
             message = f"{record.name}: {message}"
@@ -56,7 +60,7 @@ class _Formatter(logging.Formatter):
         if not (message.isascii() and message.isprintable()):
             message = _ODD.sub(_escape, message).replace("\n", "\n    ")
         level = _NAMES.get(record.levelno, "info")
-        return f"{self._prefix}.{int(record.msecs):03d}Z {level} {message}"
+        return f"{_stamp(record.created)} {level} {message}"
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -138,12 +142,13 @@ def access(
     """
     if not _logger.isEnabledFor(logging.INFO):
         return
-    text = (
-        f"request method={value(method)} path={value(target.partition('?')[0])} status={status} "
-        f"received={received} sent={sent} seconds={seconds:.6f} peer={value(peer)} "
-        f"agent={value(agent)}"
-    )
-    _logger.handle(logging.LogRecord(_logger.name, logging.INFO, "", 0, text, None, None))
+    # Straight to the stream: a LogRecord and its handler cost more than all else here.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(
+            f"{_stamp(time.time())} info request method={value(method)} "
+            f"path={value(target.partition('?')[0])} status={status} received={received} "
+            f"sent={sent} seconds={seconds:.6f} peer={value(peer)} agent={value(agent)}\n"
+        )
 
 
 def ready(addr: str, store: str) -> None:
