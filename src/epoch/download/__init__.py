@@ -1,0 +1,1 @@
+"""Blobs on their way out: ranges, conditions, redirects, streaming."""

@@ -1,0 +1,1 @@
+"""Manifests, tags, referrers, the catalog: small JSON over the store, never blob bytes."""

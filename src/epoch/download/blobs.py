@@ -1,0 +1,127 @@
+"""The handlers of `/v2/<name>/blobs/<digest>` (distribution-spec end-2, end-10)."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from epoch.digest import HEX_LENGTH, Digest
+from epoch.download import ranges
+from epoch.download.stream import Stored, Unsent
+from epoch.errors import Code, RegistryError
+from epoch.http.message import Request, Response
+from epoch.names import check_name
+from epoch.store import keys
+from epoch.store.base import Store
+
+Found = TypeVar("Found")
+
+REDIRECT_SECONDS: Final = 1200
+"""How long a presigned URL is good for: to begin with, the transfer itself may take longer."""
+
+
+class Blobs:
+    """GET, HEAD and DELETE of blobs. They are shared by all repositories, as in the Go server."""
+
+    def __init__(
+        self,
+        store: Store,
+        is_referenced: Callable[[Digest], Awaitable[bool]],
+        *,
+        redirect: bool = False,
+    ) -> None:
+        """`is_referenced`: whether a manifest of any repository needs a blob. `redirect`: answer
+        GET with 307 to the store itself, where it can presign."""
+        self._store = store
+        self._is_referenced = is_referenced
+        self._redirect = redirect
+
+    async def get(self, request: Request, name: str, reference: str) -> Response:
+        """A blob or one range of it; the same for HEAD, without the range (RFC 9110, 14.2).
+
+        200, 206, 304, 307 or 416; BLOB_UNKNOWN, DIGEST_INVALID.
+        """
+        check_name(name)
+        digest = _parse(reference)
+        key, etag = keys.blob(digest), f'"{digest}"'
+        is_get = request.method == "GET"
+        span = None
+        if not is_get or self._redirect or _is_conditional(request):
+            info = _known(await self._store.head(key))
+            if ranges.not_modified(request.headers, etag):
+                return Response(304, _common(digest, etag))
+            if not is_get:
+                return _whole(digest, etag, Unsent(info.size))
+            if self._redirect and (url := await self._store.presign(key, REDIRECT_SECONDS)):
+                headers = [("Location", url), ("Docker-Content-Digest", str(digest))]
+                return Response(307, [*headers, ("Cache-Control", "no-store")])
+            span = _span(request, etag, info.size)
+            if span:
+                return await self._part(digest, etag, span, info.size)
+        return _whole(digest, etag, _known(await Stored.open(self._store, key)))
+
+    async def delete(self, _request: Request, name: str, reference: str) -> Response:
+        """Delete a blob that no manifest needs: 202; or BLOB_UNKNOWN, or UNSUPPORTED (405).
+
+        Blobs are shared, so a blob that a manifest of any repository names stays. That is found
+        out by reading all manifests: a rare request, and the price of pushes that write no links.
+        """
+        check_name(name)
+        digest = Digest.parse(reference)
+        key = keys.blob(digest)
+        _known(await self._store.head(key))
+        if await self._is_referenced(digest):
+            raise RegistryError(
+                Code.UNSUPPORTED, "a manifest still needs this blob: delete the manifest first"
+            )
+        await self._store.delete(key)
+        return Response(202)
+
+    async def _part(self, digest: Digest, etag: str, span: tuple[int, int], size: int) -> Response:
+        body = _known(await Stored.open(self._store, keys.blob(digest), span))
+        headers = _common(digest, etag)
+        headers.append(("Content-Type", "application/octet-stream"))
+        headers.append(("Content-Range", f"bytes {span[0]}-{span[1] - 1}/{size}"))
+        return Response(206, headers, body)
+
+
+def _parse(reference: str) -> Digest:
+    # The Go server's clients ask for `/blobs/<hex>`.
+    bare = ":" not in reference and len(reference) == HEX_LENGTH["sha256"]
+    return Digest.parse(f"sha256:{reference}" if bare else reference)
+
+
+def _known(found: Found | None) -> Found:
+    if found is None:
+        raise RegistryError(Code.BLOB_UNKNOWN)
+    return found
+
+
+def _is_conditional(request: Request) -> bool:
+    return "range" in request.headers or "if-none-match" in request.headers
+
+
+def _span(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+    try:
+        return ranges.wanted(request.headers, etag, size)
+    except ranges.Unsatisfiable:
+        raise RegistryError(
+            Code.SIZE_INVALID,
+            f"the range lies outside of the blob's {size} bytes",
+            status=416,
+            headers=(("Content-Range", f"bytes */{size}"), ("Accept-Ranges", "bytes")),
+        ) from None
+
+
+def _common(digest: Digest, etag: str) -> list[tuple[str, str]]:
+    return [
+        ("Docker-Content-Digest", str(digest)),
+        ("ETag", etag),
+        ("Accept-Ranges", "bytes"),
+        # What a digest names never changes; who may read it does.
+        ("Cache-Control", "private, max-age=31536000, immutable"),
+    ]
+
+
+def _whole(digest: Digest, etag: str, body: Stored | Unsent) -> Response:
+    headers = _common(digest, etag)
+    headers.append(("Content-Type", "application/octet-stream"))
+    return Response(200, headers, body)

@@ -1,0 +1,81 @@
+"""The bodies of responses to GET and HEAD of a blob."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Self
+
+from epoch.store.base import ObjectInfo, ObjectReader, Store, StoreError
+
+
+class Unsent:
+    """The body of a response to HEAD: it has a length, and nothing is opened for it."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.offset = 0
+
+    def fileno(self) -> int | None:
+        """There is no file."""
+        return None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        raise StoreError("the body of a response to HEAD is not sent")
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+class Stored:
+    """A stored object, or a range of it, open for reading: a `BodyStream` that owns it."""
+
+    def __init__(
+        self,
+        context: AbstractAsyncContextManager[ObjectReader | None],
+        reader: ObjectReader,
+        start: int,
+        stop: int,
+    ) -> None:
+        self._context = context
+        self._reader = reader
+        self.offset = start
+        self.length = stop - start
+
+    @classmethod
+    async def open(cls, store: Store, key: str, span: tuple[int, int] | None = None) -> Self | None:
+        """Open bytes `span` (start and exclusive stop, or all) of `key`; None where none is.
+
+        Whoever gets it must call `aclose`.
+        """
+        context = store.open(key, *span) if span else store.open(key)
+        reader = await context.__aenter__()
+        if reader is None:
+            await context.__aexit__(None, None, None)
+            return None
+        start, stop = span or (0, reader.info.size)
+        return cls(context, reader, start, stop)
+
+    @property
+    def info(self) -> ObjectInfo:
+        """The whole object."""
+        return self._reader.info
+
+    def fileno(self) -> int | None:
+        """The object's file, or None where it is not one."""
+        return self._reader.fileno()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = self.length
+        async for chunk in self._reader:
+            left -= len(chunk)
+            if left < 0:
+                break
+            yield chunk
+        if left:
+            # Raised, so that the connection is cut: the client must not take this for the blob.
+            raise StoreError(
+                f"{self.info.key}: the store sent {self.length - left} bytes of {self.length}"
+            )
+
+    async def aclose(self) -> None:
+        """Give the reader back to the store."""
+        await self._context.__aexit__(None, None, None)

@@ -1,0 +1,82 @@
+"""The catalog: which repositories hold manifests.
+
+Listing `manifests/` costs one request per thousand manifests, so every repository has an empty
+marker object, `_catalog/<repository>/_`, and the catalog is a listing of those. In a bucket that
+was written without them they are made from the manifests once, and `_catalog/_complete` says so.
+"""
+
+import asyncio
+import json
+import re
+from typing import Final
+
+from epoch.http.message import Request, Response
+from epoch.names import is_name
+from epoch.registry.concurrently import for_each
+from epoch.registry.listing import has_manifests, listed
+from epoch.registry.paging import page
+from epoch.store.base import Store
+
+_PREFIX: Final = "_catalog/"
+_COMPLETE: Final = "_catalog/_complete"
+_MANIFEST: Final = re.compile(r"manifests/(.+?)(?:/_digests)?/[^/]+\.json", re.DOTALL)
+
+
+class Catalog:
+    """The markers of repositories, and the handler of `/v2/_catalog`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._scan = asyncio.Lock()
+
+    async def add(self, repository: str) -> None:
+        """Note that a repository holds a manifest. To be called after one was written.
+
+        After, so that it cannot slip between the two looks of a concurrent `remove_if_empty`.
+        """
+        key = _marker(repository)
+        if await self._store.head(key) is None:
+            await self._store.put(key, b"")
+
+    async def remove_if_empty(self, repository: str) -> None:
+        """Note that a repository may have lost its last manifest."""
+        if await has_manifests(self._store, repository):
+            return
+        await self._store.delete(_marker(repository))
+        if await has_manifests(self._store, repository):
+            await self.add(repository)
+
+    async def get(self, request: Request) -> Response:
+        """The sorted names of all repositories, or the page that `n` and `last` ask for."""
+        await self._ensure_complete()
+        names = []
+        async with listed(self._store, _PREFIX) as infos:
+            async for info in infos:
+                name = info.key[len(_PREFIX) :].removesuffix("/_")
+                if is_name(name):
+                    names.append(name)
+        shown, link = page(request, "/v2/_catalog", sorted(names))
+        headers = [("Content-Type", "application/json")]
+        if link is not None:
+            headers.append(("Link", link))
+        return Response(200, headers, json.dumps({"repositories": shown}).encode())
+
+    async def _ensure_complete(self) -> None:
+        if await self._store.head(_COMPLETE) is not None:
+            return
+        async with self._scan:
+            if await self._store.head(_COMPLETE) is not None:
+                return
+            found: set[str] = set()
+            async with listed(self._store, "manifests/") as infos:
+                async for info in infos:
+                    matched = _MANIFEST.fullmatch(info.key)
+                    if matched is not None and is_name(matched[1]):
+                        found.add(matched[1])
+            await for_each(self.add, sorted(found))
+            await self._store.put(_COMPLETE, b"")
+
+
+def _marker(repository: str) -> str:
+    # Never `_catalog/<repository>` itself: in a directory it could not also hold nested ones.
+    return f"{_PREFIX}{repository}/_"

@@ -1,0 +1,165 @@
+"""The handlers of `/v2/<name>/manifests/<reference>` (distribution-spec end-3, 7a, 7b, 9)."""
+
+from epoch.digest import Digest
+from epoch.errors import Code, RegistryError
+from epoch.http.message import Request, Response
+from epoch.names import check_name, is_tag
+from epoch.registry import document, listing
+from epoch.registry.catalog import Catalog
+from epoch.registry.concurrently import both, for_each
+from epoch.registry.dashboard import Dashboard
+from epoch.registry.document import Document
+from epoch.registry.presence import check_present
+from epoch.registry.referrers import Referrers
+from epoch.registry.tags import TagForms, digest_of_tagged
+from epoch.store import keys
+from epoch.store.base import Store
+
+
+class Manifests:
+    """PUT, GET, HEAD and DELETE of manifests.
+
+    A manifest is written in this order: its entry as a referrer, its digest copy, its tags; and
+    deleted in the reverse order. Whatever is cut short in between, no tag stands for a manifest
+    that cannot be pulled by digest, and no referrer is missing from its index.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        referrers: Referrers,
+        catalog: Catalog,
+        dashboard: Dashboard,
+        max_size: int,
+    ) -> None:
+        """`max_size`: the most bytes of a manifest that is pushed."""
+        self._store = store
+        self._referrers = referrers
+        self._catalog = catalog
+        self._dashboard = dashboard
+        self._forms = TagForms(store)
+        self._max_size = max_size
+
+    async def put(self, request: Request, name: str, reference: str) -> Response:
+        """Store a manifest under a tag, or under its digest and any number of `?tag=`.
+
+        201; or 413 above the size limit, DIGEST_INVALID, MANIFEST_INVALID, MANIFEST_BLOB_UNKNOWN.
+        """
+        repository = check_name(name)
+        asked = _parse(reference)
+        extra = list(dict.fromkeys(request.parameters("tag")))
+        tags = extra if isinstance(asked, Digest) else list(dict.fromkeys([asked, *extra]))
+        for tag in tags:
+            if not is_tag(tag):
+                raise RegistryError(Code.MANIFEST_INVALID, "invalid tag")
+        data = await request.body.read(self._max_size)
+        digest = asked if isinstance(asked, Digest) else Digest.of(data)
+        if digest != Digest.of(data, digest.algorithm):
+            raise RegistryError(Code.DIGEST_INVALID, "the manifest does not have this digest")
+        found = document.parse(data, request.headers.get("content-type"))
+        await check_present(self._store, repository, found)
+        await self._write(repository, digest, tags, data, found)
+        headers = [
+            ("Location", f"/v2/{repository}/manifests/{digest}"),
+            ("Docker-Content-Digest", str(digest)),
+            *(("OCI-Tag", tag) for tag in extra),
+        ]
+        if found.subject is not None:
+            headers.append(("OCI-Subject", str(found.subject)))
+        return Response(201, headers)
+
+    async def get(self, _request: Request, name: str, reference: str) -> Response:
+        """The exact bytes of a manifest; the same for HEAD. `Accept` is not looked at: a manifest
+        is never converted, and clients judge the type that they get."""
+        repository = check_name(name)
+        data, digest = await self._find(repository, _parse(reference))
+        headers = [
+            ("Content-Type", document.media_type_of(data)),
+            ("Docker-Content-Digest", str(digest)),
+            ("ETag", f'"{digest}"'),
+        ]
+        return Response(200, headers, data)
+
+    async def delete(self, _request: Request, name: str, reference: str) -> Response:
+        """Delete a tag; or a manifest by its digest, and every tag that stands for it. 202."""
+        repository = check_name(name)
+        asked = _parse(reference)
+        if isinstance(asked, Digest):
+            await self._delete_manifest(repository, asked)
+            await self._catalog.remove_if_empty(repository)
+        else:
+            if await self._store.head(keys.manifest_by_tag(repository, asked)) is None:
+                raise await self._unknown(repository)
+            await self._delete_tag(repository, asked)
+        return Response(202)
+
+    async def _write(
+        self, repository: str, digest: Digest, tags: list[str], data: bytes, found: Document
+    ) -> None:
+        await self._referrers.add(repository, digest, found, len(data))
+        await self._store.put(keys.manifest_by_digest(repository, digest), data)
+
+        async def write_tag(tag: str) -> None:
+            await self._forms.remember(repository, tag, digest)
+            await self._store.put(keys.manifest_by_tag(repository, tag), data)
+            self._dashboard.changed(repository, tag, present=True)
+
+        await both(self._catalog.add(repository), for_each(write_tag, tags))
+
+    async def _find(self, repository: str, asked: Digest | str) -> tuple[bytes, Digest]:
+        if isinstance(asked, Digest):
+            key = keys.manifest_by_digest(repository, asked)
+            data = await self._store.get(key, document.MAX_STORED)
+            if data is None:
+                raise await self._unknown(repository)
+            if Digest.of(data, asked.algorithm) != asked:
+                # Seen in buckets where anybody could push to `<repository>/_digests`.
+                raise RegistryError(Code.UNKNOWN, "the stored manifest is damaged: push it again")
+            return data, asked
+        tagged = await self._find_tagged(repository, asked) if is_tag(asked) else None
+        if tagged is None:
+            raise await self._unknown(repository)
+        return tagged
+
+    async def _find_tagged(self, repository: str, tag: str) -> tuple[bytes, Digest] | None:
+        data, form = await both(
+            self._store.get(keys.manifest_by_tag(repository, tag), document.MAX_STORED),
+            self._forms.recall(repository, tag),
+        )
+        return None if data is None else (data, digest_of_tagged(data, form))
+
+    async def _unknown(self, repository: str) -> RegistryError:
+        if await listing.has_manifests(self._store, repository):
+            return RegistryError(Code.MANIFEST_UNKNOWN)
+        return RegistryError(Code.NAME_UNKNOWN)
+
+    async def _delete_manifest(self, repository: str, digest: Digest) -> None:
+        key = keys.manifest_by_digest(repository, digest)
+        data = await self._store.get(key, document.MAX_STORED)
+        if data is None:
+            raise await self._unknown(repository)
+
+        async def delete_if_same(tag: str) -> None:
+            tagged = await self._find_tagged(repository, tag)
+            if tagged is not None and tagged[1] == digest:
+                await self._delete_tag(repository, tag)
+
+        found = listing.tags(self._store, repository)
+        await for_each(delete_if_same, [tag async for tag, info in found if info.size == len(data)])
+        await self._store.delete(key)
+        try:
+            subject = document.parse(data).subject
+        except RegistryError:
+            return
+        if subject is not None:
+            await self._referrers.remove(repository, subject, digest)
+
+    async def _delete_tag(self, repository: str, tag: str) -> None:
+        await self._store.delete(keys.manifest_by_tag(repository, tag))
+        await self._forms.forget(repository, tag)
+        self._dashboard.changed(repository, tag, present=False)
+
+
+def _parse(reference: str) -> Digest | str:
+    """A digest, or what can only be a tag. DIGEST_INVALID for what was meant as a digest."""
+    return Digest.parse(reference) if ":" in reference else reference

@@ -1,0 +1,51 @@
+"""Whether what a manifest refers to is here, and whether a blob is referred to at all."""
+
+from typing import Final
+
+from epoch.digest import Digest
+from epoch.errors import Code, RegistryError
+from epoch.registry.concurrently import for_each
+from epoch.registry.document import MAX_STORED, Document
+from epoch.store import keys
+from epoch.store.base import ObjectInfo, Store
+
+MAX_NAMED: Final = 100
+"""Missing digests that an error names."""
+
+
+async def check_present(store: Store, repository: str, found: Document) -> None:
+    """Raise MANIFEST_BLOB_UNKNOWN, with the missing digests as its detail, unless every blob and
+    child manifest of a manifest is here. The subject may be missing."""
+    wanted = [(str(digest), keys.blob(digest)) for digest in found.blobs]
+    wanted += [
+        (str(digest), keys.manifest_by_digest(repository, digest)) for digest in found.children
+    ]
+
+    async def missing(item: tuple[str, str]) -> str | None:
+        name, key = item
+        return name if await store.head(key) is None else None
+
+    unknown = [name for name in await for_each(missing, wanted) if name is not None]
+    if unknown:
+        raise RegistryError(
+            Code.MANIFEST_BLOB_UNKNOWN,
+            f"the manifest references {len(unknown)} blobs or manifests that are not here",
+            detail=[{"digest": name} for name in unknown[:MAX_NAMED]],
+        )
+
+
+class References:
+    """Looks for blobs in the manifests of all repositories."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def holds(self, digest: Digest) -> bool:
+        """Whether any manifest of any repository names the digest. Reads all of them."""
+        wanted = digest.hex.encode()
+
+        async def names(info: ObjectInfo) -> bool:
+            data = await self._store.get(info.key, MAX_STORED)
+            return data is not None and wanted in data
+
+        return any(await for_each(names, self._store.list("manifests/")))

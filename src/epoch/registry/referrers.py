@@ -1,0 +1,196 @@
+"""Which manifests name another one as their subject (distribution-spec, "Listing Referrers").
+
+Every referrer has its own small object, `referrers/<repository>/<subject>/<referrer>.json`, that
+holds its descriptor: no object has two writers. It is written before the manifest and deleted
+after it, and counts only while the manifest is there, so a push or a deletion that was cut short,
+or that another server made, leaves nothing false. Where manifests were written without such
+objects they are made once, and `referrers/<repository>/_complete` says so.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterable
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from epoch import media
+from epoch.digest import Digest
+from epoch.errors import RegistryError
+from epoch.http.message import Request, Response
+from epoch.names import check_name
+from epoch.registry import document
+from epoch.registry.concurrently import both, for_each
+from epoch.registry.jsontext import parse_object
+from epoch.registry.listing import digest_of_key, digests_prefix, file_name, listed
+from epoch.registry.paging import next_link
+from epoch.store import keys
+from epoch.store.base import ObjectInfo, Store
+
+PAGE_BYTES: Final = 2 * 1024 * 1024
+"""Descriptors in one answer. Common clients refuse an index above 4 MiB."""
+PAGE_COUNT: Final = 1000
+
+Descriptor = dict[str, Any]
+
+
+class Referrers:
+    """The index of referrers, and the handler of `/v2/<name>/referrers/<digest>`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._scans: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def add(
+        self, repository: str, digest: Digest, found: document.Document, size: int
+    ) -> None:
+        """Index a manifest under its subject, if it has one. To be called before it is written."""
+        if found.subject is not None:
+            descriptor = found.descriptor(digest, size)
+            data = json.dumps(descriptor, ensure_ascii=False, separators=(",", ":")).encode()
+            await self._store.put(_entry(repository, found.subject, digest), data)
+
+    async def remove(self, repository: str, subject: Digest, digest: Digest) -> None:
+        """Take a manifest out of the index. To be called after it is gone."""
+        await self._store.delete(_entry(repository, subject, digest))
+
+    async def get(self, request: Request, name: str, reference: str) -> Response:
+        """The index of the referrers of a digest, which need not be here itself.
+
+        `artifactType` filters, and may be given more than once. Long lists are paged by Link.
+        """
+        repository, subject = check_name(name), Digest.parse(reference)
+        types = [value for value in request.parameters("artifactType") if value]
+        last = request.parameter("last") or ""
+        await self._ensure_complete(repository)
+        digests, more = await self._page(repository, subject, last)
+
+        async def read(digest: Digest) -> Descriptor | None:
+            return await self._read(repository, subject, digest)
+
+        found = await for_each(read, digests)
+        if not last:
+            found.extend(await self._fallback(repository, subject))
+        shown = [
+            entry
+            for entry in found
+            if entry is not None and (not types or entry.get("artifactType") in types)
+        ]
+        return _answer(repository, subject, types, shown, digests[-1] if more else None)
+
+    async def _page(self, repository: str, subject: Digest, last: str) -> tuple[list[Digest], bool]:
+        """The referrers of one page, and whether there are more."""
+        prefix = _entries(repository, subject)
+        digests: list[Digest] = []
+        room = PAGE_BYTES
+        async with listed(self._store, prefix, f"{prefix}{last}.json" if last else "") as infos:
+            async for info in infos:
+                digest = digest_of_key(info.key)
+                # A nested repository may be named like a subject; its objects lie deeper.
+                if digest is None or "/" in info.key[len(prefix) :]:
+                    continue
+                room -= info.size
+                if digests and (room < 0 or len(digests) == PAGE_COUNT):
+                    return digests, True
+                digests.append(digest)
+        return digests, False
+
+    async def _read(self, repository: str, subject: Digest, digest: Digest) -> Descriptor | None:
+        """The descriptor of an indexed referrer whose manifest is there."""
+        data, manifest = await both(
+            self._store.get(_entry(repository, subject, digest), document.MAX_STORED),
+            self._store.head(keys.manifest_by_digest(repository, digest)),
+        )
+        return None if data is None or manifest is None else _parse_descriptor(data)
+
+    async def _fallback(self, repository: str, subject: Digest) -> list[Descriptor | None]:
+        """What clients listed by themselves, under the tag `<algorithm>-<hex>`, while the
+        registry had no such API ("Referrers Tag Schema"), and what is not indexed."""
+        key = keys.manifest_by_tag(repository, file_name(subject))
+        data = await self._store.get(key, document.MAX_STORED)
+        if data is None:
+            return []
+
+        async def check(entry: Descriptor) -> Descriptor | None:
+            digest = Digest.parse(entry["digest"])
+            manifest, indexed = await both(
+                self._store.head(keys.manifest_by_digest(repository, digest)),
+                self._store.head(_entry(repository, subject, digest)),
+            )
+            return entry if manifest is not None and indexed is None else None
+
+        return await for_each(check, _descriptors(data))
+
+    async def _ensure_complete(self, repository: str) -> None:
+        marker = f"referrers/{repository}/_complete"
+        if await self._store.head(marker) is not None:
+            return
+        lock = self._scans.setdefault(repository, asyncio.Lock())
+        async with lock:
+            if await self._store.head(marker) is not None:
+                return
+
+            async def index(info: ObjectInfo) -> None:
+                await self._index(repository, info)
+
+            if await for_each(index, self._store.list(digests_prefix(repository))):
+                # Reading must not leave an object behind for every name that somebody makes up.
+                await self._store.put(marker, b"")
+
+    async def _index(self, repository: str, info: ObjectInfo) -> None:
+        digest = digest_of_key(info.key)
+        if digest is None or info.size > document.MAX_STORED:
+            return
+        data = await self._store.get(info.key, document.MAX_STORED)
+        if data is None or b'"subject"' not in data or Digest.of(data, digest.algorithm) != digest:
+            return
+        try:
+            found = document.parse(data)
+        except RegistryError:
+            return
+        await self.add(repository, digest, found, len(data))
+
+
+def _answer(
+    repository: str,
+    subject: Digest,
+    types: list[str],
+    shown: list[Descriptor],
+    last: Digest | None,
+) -> Response:
+    headers = [("Content-Type", media.OCI_INDEX)]
+    if types:
+        headers.append(("OCI-Filters-Applied", "artifactType"))
+    if last is not None:
+        query = [("artifactType", value) for value in types] + [("last", file_name(last))]
+        headers.append(("Link", next_link(f"/v2/{repository}/referrers/{subject}", query)))
+    index = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": shown}
+    body = json.dumps(index, ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(200, headers, body)
+
+
+def _parse_descriptor(data: bytes) -> Descriptor | None:
+    try:
+        return parse_object(data)
+    except ValueError:
+        return None
+
+
+def _descriptors(data: bytes) -> Iterable[Descriptor]:
+    """The usable descriptors of an index that a client wrote."""
+    try:
+        entries = parse_object(data).get("manifests")
+    except ValueError:
+        return []
+    found: dict[str, Descriptor] = {}
+    for entry in entries if isinstance(entries, list) else []:
+        if document.is_descriptor(entry):
+            found[entry["digest"]] = entry
+    return found.values()
+
+
+def _entries(repository: str, subject: Digest) -> str:
+    return f"referrers/{repository}/{file_name(subject)}/"
+
+
+def _entry(repository: str, subject: Digest, digest: Digest) -> str:
+    return f"{_entries(repository, subject)}{file_name(digest)}.json"

@@ -1,0 +1,77 @@
+"""The list of tags, and the digest form that a tag was made with."""
+
+import json
+from typing import Final
+
+from epoch.digest import Digest
+from epoch.errors import Code, RegistryError
+from epoch.http.message import Request, Response
+from epoch.names import check_name
+from epoch.registry import listing
+from epoch.registry.paging import page
+from epoch.store.base import Store
+
+_MAX_FORM: Final = 1024
+
+
+class Tags:
+    """Handler of `/v2/<name>/tags/list`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def get(self, request: Request, name: str) -> Response:
+        """All tags, sorted bytewise, or the page that `n` and `last` ask for.
+
+        NAME_UNKNOWN where nothing was ever pushed. Costs one listing of the repository per page.
+        """
+        repository = check_name(name)
+        tags = sorted([tag async for tag, _ in listing.tags(self._store, repository)])
+        if not tags and not await listing.has_manifests(self._store, repository):
+            raise RegistryError(Code.NAME_UNKNOWN)
+        shown, link = page(request, f"/v2/{repository}/tags/list", tags)
+        headers = [("Content-Type", "application/json")]
+        if link is not None:
+            headers.append(("Link", link))
+        return Response(200, headers, json.dumps({"name": repository, "tags": shown}).encode())
+
+
+class TagForms:
+    """Which tags were made by a digest other than sha256 (`PUT manifests/sha512:...?tag=`).
+
+    The tag's object must be the manifest's bytes and nothing else, so the digest lies beside it,
+    at `_tags/<repository>/_/<tag>`. It only counts while it is the digest of those bytes, so one
+    that is out of date does no harm.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def remember(self, repository: str, tag: str, digest: Digest) -> None:
+        """To be called before the tag is written."""
+        if digest.algorithm == "sha256":
+            await self.forget(repository, tag)
+        else:
+            await self._store.put(_form_key(repository, tag), str(digest).encode())
+
+    async def recall(self, repository: str, tag: str) -> str | None:
+        """What was remembered, or None for a sha256 tag."""
+        data = await self._store.get(_form_key(repository, tag), _MAX_FORM)
+        return None if data is None else data.decode("ascii", "replace")
+
+    async def forget(self, repository: str, tag: str) -> None:
+        """To be called after the tag is gone."""
+        await self._store.delete(_form_key(repository, tag))
+
+
+def digest_of_tagged(data: bytes, form: str | None) -> Digest:
+    """The digest that a tag with these bytes stands for, given what `TagForms` recalled."""
+    if form is not None:
+        digest = Digest.of(data, "sha512")
+        if str(digest) == form:
+            return digest
+    return Digest.of(data)
+
+
+def _form_key(repository: str, tag: str) -> str:
+    return f"_tags/{repository}/_/{tag}"
