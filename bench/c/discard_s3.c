@@ -1,0 +1,277 @@
+/* An S3 server that costs as little as one can and keeps nothing: bodies are discarded in the kernel
+   (recv with MSG_TRUNC), the multipart calls are answered, uploads are counted.
+
+   One thread, epoll, keep-alive, path-style addresses, no authentication. `GET /__stats` answers
+   the counts as JSON. A HEAD or GET of an object is 404, or with --get-size an object of that many
+   zeros. --bytes-per-second holds back what is read from all connections together. */
+#define _GNU_SOURCE
+#include "net.h"
+
+#include <getopt.h>
+
+enum { GULP = 4 << 20, THROTTLED_GULP = 64 << 10 };
+
+enum kind { STATS, GET, HEAD, LIST, PUT, PART, CREATE, COMPLETE, ABORT, DELETE, BAD, KINDS };
+static const char *const kind_names[KINDS] = {"stats",  "gets",    "heads",     "lists",
+                                              "puts",   "parts",   "creates",   "completes",
+                                              "aborts", "deletes", "bad_requests"};
+
+struct connection {
+    int fd;
+    enum kind kind;
+    int writing;       /* waits for room to send zeros */
+    uint64_t body;     /* bytes of the request body still to be discarded */
+    uint64_t zeros;    /* bytes of the response body still to be sent */
+    unsigned upload;   /* the uploadId of the request, 0 for none */
+    char key[1200];    /* the request's path without bucket, for the XML */
+    size_t size;       /* of what lies in `head` */
+    char head[HEAD_LIMIT + 1];
+};
+
+static uint64_t counts[KINDS], bytes, get_size = UINT64_MAX, not_live;
+static double rate, credit, credited_at;
+static uint8_t *live; /* by upload id; 1 while neither completed nor aborted */
+static unsigned uploads, live_uploads;
+static int epoll;
+static char gulp[GULP]; /* never written to: MSG_TRUNC copies nothing; the source of the zeros */
+
+/* How much may be read now, after sleeping off what was read too fast. */
+static size_t allowance(void) {
+    if (rate == 0) return GULP;
+    while (credit < THROTTLED_GULP) {
+        double t = now();
+        credit += (t - credited_at) * rate;
+        if (credit > rate / 10) credit = rate / 10 + THROTTLED_GULP; /* no great bursts */
+        credited_at = t;
+        if (credit < THROTTLED_GULP) {
+            struct timespec pause = {0, 500000};
+            nanosleep(&pause, NULL);
+        }
+    }
+    return THROTTLED_GULP;
+}
+
+static unsigned new_upload(void) {
+    uploads++;
+    if ((uploads & (uploads - 1)) == 0) REQUIRE(live = realloc(live, 2 * (size_t)uploads), "realloc");
+    live[uploads] = 1;
+    live_uploads++;
+    return uploads;
+}
+
+static int is_live(unsigned upload) { return upload > 0 && upload <= uploads && live[upload]; }
+
+static void end_upload(unsigned upload) {
+    live[upload] = 0;
+    live_uploads--;
+}
+
+static int has(const char *query, const char *name) {
+    size_t length = strlen(name);
+    for (const char *at = query; at && *at; at = strchr(at, '&')) {
+        if (*at == '&') at++;
+        if (!strncmp(at, name, length) && strchr("=& ", at[length])) return 1;
+    }
+    return 0;
+}
+
+static enum kind classify(struct connection *c, const char *method, char *target) {
+    char *query = strchr(target, '?');
+    if (query) *query++ = 0;
+    char *key = strchr(target + 1, '/');
+    snprintf(c->key, sizeof c->key, "%s", key ? key + 1 : "");
+    const char *id = query ? strstr(query, "uploadId=") : NULL;
+    c->upload = id ? (unsigned)strtoul(id + 9, NULL, 10) : 0;
+    if (!strcmp(target, "/__stats")) return STATS;
+    if (!strcmp(method, "PUT")) return has(query, "partNumber") ? PART : PUT;
+    if (!strcmp(method, "POST")) {
+        return id ? COMPLETE : has(query, "uploads") ? CREATE : has(query, "delete") ? DELETE : BAD;
+    }
+    if (!strcmp(method, "DELETE")) return id ? ABORT : DELETE;
+    if (!strcmp(method, "HEAD")) return HEAD;
+    if (!strcmp(method, "GET")) return *c->key ? GET : LIST;
+    return BAD;
+}
+
+/* Answer with a head and a small body; 0 where the connection is of no more use. */
+static int answer(struct connection *c, int status, const char *extra, const char *body) {
+    char text[4096];
+    int size = snprintf(text, sizeof text,
+                        "HTTP/1.1 %d %s\r\nServer: discard\r\nContent-Type: application/xml\r\n"
+                        "%sContent-Length: %zu\r\n\r\n%s",
+                        status, status < 300 ? "OK" : "No", extra, strlen(body),
+                        c->kind == HEAD ? "" : body);
+    return send(c->fd, text, (size_t)size, MSG_NOSIGNAL) == size;
+}
+
+static int answer_object(struct connection *c) {
+    if (c->kind == HEAD && !*c->key) return answer(c, 200, "", ""); /* the bucket */
+    if (get_size == UINT64_MAX) {
+        return c->kind == HEAD ? answer(c, 404, "", "")
+                               : answer(c, 404, "", "<Error><Code>NoSuchKey</Code></Error>");
+    }
+    uint64_t first = 0, last = get_size - 1;
+    const char *range = header(c->head, "\r\nrange:");
+    if (range) sscanf(range, "bytes=%lu-%lu", &first, &last);
+    if (last >= get_size) last = get_size - 1;
+    char text[512];
+    uint64_t size = get_size ? last - first + 1 : 0;
+    int count = snprintf(text, sizeof text,
+                         "HTTP/1.1 %s\r\nServer: discard\r\nETag: \"0\"\r\n"
+                         "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: %lu\r\n"
+                         "Content-Range: bytes %lu-%lu/%lu\r\n\r\n",
+                         range ? "206 Partial Content" : "200 OK", size, first, last, get_size);
+    if (c->kind == GET) c->zeros = size;
+    return send(c->fd, text, (size_t)count, MSG_NOSIGNAL) == count;
+}
+
+static int answer_stats(struct connection *c) {
+    char text[1024];
+    int size = snprintf(text, sizeof text, "{\"bytes\": %lu, \"live_uploads\": %u, \"not_live\": %lu",
+                        bytes, live_uploads, not_live);
+    for (int kind = GET; kind < KINDS; kind++) {
+        size += snprintf(text + size, sizeof text - (size_t)size, ", \"%s\": %lu",
+                         kind_names[kind], counts[kind]);
+    }
+    snprintf(text + size, sizeof text - (size_t)size, "}\n");
+    return answer(c, 200, "", text);
+}
+
+static int answer_multipart(struct connection *c) {
+    char body[2600];
+    if (c->kind == CREATE) {
+        snprintf(body, sizeof body,
+                 "<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>%s</Key>"
+                 "<UploadId>%u</UploadId></InitiateMultipartUploadResult>",
+                 c->key, new_upload());
+        return answer(c, 200, "", body);
+    }
+    if (!is_live(c->upload)) {
+        not_live++;
+        return answer(c, 404, "", "<Error><Code>NoSuchUpload</Code></Error>");
+    }
+    if (c->kind == PART) return answer(c, 200, "ETag: \"0123456789abcdef\"\r\n", "");
+    end_upload(c->upload);
+    if (c->kind == ABORT) return answer(c, 204, "", "");
+    snprintf(body, sizeof body,
+             "<CompleteMultipartUploadResult><Bucket>b</Bucket><Key>%s</Key>"
+             "<ETag>\"0123456789abcdef-1\"</ETag></CompleteMultipartUploadResult>",
+             c->key);
+    return answer(c, 200, "", body);
+}
+
+static int respond(struct connection *c) {
+    counts[c->kind]++;
+    switch (c->kind) {
+        case STATS: return answer_stats(c);
+        case GET:
+        case HEAD: return answer_object(c);
+        case LIST:
+            return answer(c, 200, "",
+                          "<ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount>"
+                          "</ListBucketResult>");
+        case PUT: return answer(c, 200, "ETag: \"0123456789abcdef\"\r\n", "");
+        case DELETE: return answer(c, 204, "", "");
+        case BAD: return answer(c, 400, "", "<Error><Code>InvalidRequest</Code></Error>");
+        default: return answer_multipart(c);
+    }
+}
+
+/* Begin with the request whose head is whole; 0 where it makes no sense. */
+static int begin(struct connection *c, char *end) {
+    static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    char method[16], target[2048];
+    if (sscanf(c->head, "%15s %2047s", method, target) != 2) return 0;
+    if (header(c->head, "\r\ntransfer-encoding:")) return 0; /* S3 wants a length */
+    c->kind = classify(c, method, target);
+    c->body = content_length(c->head);
+    if (header(c->head, "\r\nexpect:")) {
+        if (send(c->fd, go_on, sizeof go_on - 1, MSG_NOSIGNAL) < 0) return 0;
+    }
+    size_t used = (size_t)(end + 4 - c->head), here = c->size - used;
+    if (here > c->body) return 0; /* nobody pipelines */
+    bytes += here;
+    c->body -= here;
+    c->size = 0;
+    if (c->kind != HEAD && c->kind != GET) return 1;
+    c->head[used] = 0; /* its Range is looked at when it is answered */
+    return 1;
+}
+
+static int send_zeros(struct connection *c) {
+    while (c->zeros) {
+        ssize_t count = send(c->fd, gulp, c->zeros < GULP ? (size_t)c->zeros : GULP, MSG_NOSIGNAL);
+        if (count < 0 && errno != EAGAIN) return 0;
+        if (count < 0) {
+            watch(epoll, EPOLL_CTL_MOD, c->fd, EPOLLOUT, c);
+            c->writing = 1;
+            return 1;
+        }
+        c->zeros -= (uint64_t)count;
+    }
+    if (c->writing) watch(epoll, EPOLL_CTL_MOD, c->fd, EPOLLIN, c);
+    c->writing = 0;
+    return 1;
+}
+
+/* Go on with a readable (or writable) connection; 0 where it is at its end. */
+static int run(struct connection *c) {
+    if (c->zeros) return send_zeros(c);
+    if (c->body) {
+        size_t most = allowance();
+        ssize_t count =
+            recv(c->fd, gulp, c->body < most ? (size_t)c->body : most, MSG_TRUNC);
+        if (count < 0) return errno == EAGAIN;
+        if (count == 0) return 0;
+        c->body -= (uint64_t)count;
+        bytes += (uint64_t)count;
+        credit -= (double)count;
+    } else {
+        ssize_t count = recv(c->fd, c->head + c->size, HEAD_LIMIT - c->size, 0);
+        if (count < 0) return errno == EAGAIN;
+        if (count == 0) return 0;
+        c->size += (size_t)count;
+        c->head[c->size] = 0;
+        char *end = strstr(c->head, "\r\n\r\n");
+        if (!end) return c->size < HEAD_LIMIT;
+        if (!begin(c, end)) return 0;
+    }
+    if (c->body) return 1;
+    return respond(c) && send_zeros(c);
+}
+
+int main(int count, char **arguments) {
+    static const struct option options[] = {{"bytes-per-second", 1, NULL, 'r'},
+                                            {"get-size", 1, NULL, 'g'},
+                                            {NULL, 0, NULL, 0}};
+    for (int option; (option = getopt_long(count, arguments, "", options, NULL)) != -1;) {
+        switch (option) {
+            case 'r': rate = atof(optarg); break;
+            case 'g': get_size = strtoull(optarg, NULL, 10); break;
+            default: return 2;
+        }
+    }
+    REQUIRE(live = calloc(1, 2), "calloc");
+    credited_at = now();
+    REQUIRE((epoll = epoll_create1(0)) >= 0, "epoll_create1");
+    int listener = listen_loopback();
+    watch(epoll, EPOLL_CTL_ADD, listener, EPOLLIN, NULL);
+    for (;;) {
+        struct epoll_event events[64];
+        int ready = epoll_wait(epoll, events, 64, -1);
+        for (int i = 0; i < ready; i++) {
+            struct connection *c = events[i].data.ptr;
+            if (!c) {
+                int fd = accept4(listener, NULL, NULL, 0);
+                if (fd < 0) continue;
+                set_nonblocking(fd);
+                REQUIRE(c = calloc(1, sizeof *c), "calloc");
+                c->fd = fd;
+                watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, c);
+            } else if (!run(c)) {
+                close(c->fd);
+                free(c);
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+"""How each server is started: one function each, so that another one can be put beside them."""
+
+import json
+import os
+import sys
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from bench.harness.blobs import MIB
+from bench.harness.build import BENCH, program
+from bench.harness.process import Process
+
+SERVER_CPU: Final = min(os.sched_getaffinity(0))
+LOAD_CPU: Final = max(os.sched_getaffinity(0))
+"""The server under test has a core to itself; the load and the store share another."""
+
+ACCESS_KEY: Final = "akey"
+SECRET_KEY: Final = "sk-secret-1"
+BUCKET: Final = "bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What is told to a server. Sizes in bytes; `receive_size` is told to the floor alone."""
+
+    part_size: int = 16 * MIB
+    budget: int = 256 * MIB
+    receive_size: int = 512 * 1024
+
+
+Start = Callable[[int, Tuning], Process]
+"""Starts a server in front of the store on that port of 127.0.0.1."""
+
+
+def start_floor(store_port: int, tuning: Tuning) -> Process:
+    """The floor; it takes pushes at any path that ends with the digest."""
+    return Process(
+        [
+            program("floor"),
+            f"--store-port={store_port}",
+            f"--part-size={tuning.part_size}",
+            f"--recv-size={tuning.receive_size}",
+        ],
+        cpu=SERVER_CPU,
+    )
+
+
+def start_epoch(store_port: int, tuning: Tuning) -> Process:
+    """`epoch serve` from this checkout, or from where EPOCH_BENCH_PYTHON has it installed."""
+    source = str(BENCH.parent / "src")
+    return Process(
+        [sys.executable, "-m", "epoch", "serve", "--addr", "127.0.0.1:0"],
+        cpu=SERVER_CPU,
+        env={
+            "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
+            "EPOCH_S3_ENV_FILE": os.devnull,
+            "EPOCH_S3_ENDPOINT": f"127.0.0.1:{store_port}",
+            "EPOCH_S3_ACCESS_KEY": ACCESS_KEY,
+            "EPOCH_S3_SECRET_KEY": SECRET_KEY,
+            "EPOCH_S3_BUCKET": BUCKET,
+            "EPOCH_S3_SECURE": "false",
+            "EPOCH_PART_SIZE": str(tuning.part_size),
+            "EPOCH_BUFFER_BUDGET": str(tuning.budget),
+        },
+    )
+
+
+SERVERS: Final[dict[str, Start]] = {"floor": start_floor, "epoch": start_epoch}
+
+
+def start_discard(bytes_per_second: int = 0) -> Process:
+    """The S3 server that keeps nothing."""
+    throttle = [f"--bytes-per-second={bytes_per_second}"] if bytes_per_second else []
+    return Process([program("discard_s3"), *throttle], cpu=LOAD_CPU)
+
+
+def discard_stats(store: Process) -> dict[str, int]:
+    """What the discarding server has counted so far."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{store.port}/__stats", timeout=10) as answer:
+        counts: dict[str, int] = json.load(answer)
+    return counts
