@@ -138,7 +138,7 @@ cdef class Sha256:
 # ---- part buffers and their pool --------------------------------------------------------------
 
 cdef uint8_t *map_memory(size_t size) except NULL:
-    """Anonymous memory; from 2 MiB on it begins on a huge-page boundary and is advised to use them."""
+    """Anonymous memory; from 2 MiB on it is aligned to huge pages and advised to use them."""
     global _live_buffers
     cdef size_t slack = HUGE_PAGE if size >= HUGE_PAGE else 0
     cdef uint8_t *base = <uint8_t *> mmap(
@@ -368,7 +368,7 @@ cdef class ChunkedDecoder:
             PyBuffer_Release(&view)
 
     cdef Py_ssize_t decode(self, uint8_t *data, Py_ssize_t count, Py_ssize_t *body) except -1:
-        """Squeeze the framing out of data[:count]; `body` bytes are left. Returns where it stopped."""
+        """Squeeze the framing out of data[:count]; `body` bytes are left. Says where it stopped."""
         cdef Py_ssize_t at = 0, take
         while at < count and self.state != DONE:
             if self.state == DATA:

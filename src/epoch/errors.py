@@ -1,9 +1,7 @@
 """The table of OCI errors: code, HTTP status, message.
 
-Source: OCI distribution-spec, "Error Codes", plus the codes that registries in the field answer
-with beside it (RANGE_INVALID, TOO_LARGE ... are given the nearest spec code instead). Handlers
-raise `RegistryError`; `epoch.http` renders it once, as
-`{"errors": [{"code", "message", "detail"}]}`.
+Source: OCI distribution-spec, "Error Codes". Handlers raise `RegistryError`; `epoch.http` renders
+it, in one place, as `{"errors": [{"code", "message", "detail"}]}`.
 """
 
 from enum import Enum
@@ -27,7 +25,8 @@ class Code(Enum):
     DENIED = (403, "requested access to the resource is denied")
     UNSUPPORTED = (405, "the operation is unsupported")
     TOOMANYREQUESTS = (429, "too many requests")
-    # Not in the spec's table, used by every registry for what is not the client's fault.
+    # Not in the spec's table: HTTP that is malformed, and what is not the client's fault.
+    BAD_REQUEST = (400, "malformed HTTP request")
     UNKNOWN = (500, "unknown error")
     UNAVAILABLE = (503, "the registry cannot serve this request now")
 

@@ -24,16 +24,23 @@ class Flow(Protocol):
     def resume(self) -> None:
         """Read on."""
 
+    def fail(self, error: Exception) -> None:
+        """End the body: `Body.into` raises `error`."""
+
 
 class BodySink(Protocol):
     """Where the bytes of a request body land, straight from the kernel."""
 
-    def get_buffer(self) -> Buffer:
-        """Writable memory for the next receive. Never empty; idempotent: a call does not promise
-        that bytes follow. Not called while the flow is paused."""
+    def get_buffer(self, limit: int) -> Buffer:
+        """Writable memory for the next receive, at most `limit` bytes. Never empty; idempotent: a
+        call does not promise that bytes follow. Not called while the flow is paused."""
 
     def received(self, count: int) -> None:
         """`count` bytes of the body now lie at the start of the last buffer given out."""
+
+    def idle(self, seconds: float) -> None:
+        """No byte has come for so long though we were reading: give back what is not needed.
+        An exception ends the body with it."""
 
 
 class Body(Protocol):

@@ -1,0 +1,220 @@
+"""The one place that builds the parts of a server, joins them, and takes them down again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Final
+from urllib.parse import unquote
+
+import uvloop
+
+from epoch import log
+from epoch.config import Settings, StoreSettings
+from epoch.download.blobs import Blobs as Downloads
+from epoch.errors import Code, RegistryError
+from epoch.http.head import Limits
+from epoch.http.listener import Service, Timeouts
+from epoch.http.message import Request, Response
+from epoch.http.routes import Endpoint, Route, match
+from epoch.metrics import Buffers, metrics, render
+from epoch.registry.catalog import Catalog
+from epoch.registry.dashboard import Dashboard
+from epoch.registry.manifests import Manifests
+from epoch.registry.presence import References
+from epoch.registry.referrers import Referrers
+from epoch.registry.tags import Tags
+from epoch.store.base import Store, StoreError
+from epoch.upload.blobs import Blobs as Uploads
+
+API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
+
+Action = Callable[[Request, Route], Awaitable[Response]]
+
+
+class App:
+    """A store, and the handlers over it, reachable by endpoint and method."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.store = store
+        self._uploads = uploads = Uploads(store, settings.upload)
+        self._dashboard = Dashboard(store)
+        references, referrers, catalog = References(store), Referrers(store), Catalog(store)
+        downloads = Downloads(store, references.holds, redirect=settings.store.redirect)
+        manifests = Manifests(
+            store, referrers, catalog, self._dashboard, max_size=settings.http.max_manifest
+        )
+        tags = Tags(store)
+        metrics.buffers = self._buffers
+        self._actions: dict[Endpoint, dict[str, Action]] = {
+            Endpoint.PING: {"GET": _ping},
+            Endpoint.HEALTH: {"GET": _health},
+            Endpoint.METRICS: {"GET": _metrics},
+            Endpoint.BLOB: {
+                "GET": lambda request, to: downloads.get(request, to.name, to.reference),
+                "PUT": lambda request, to: uploads.put(request, to.name, to.reference),
+                "DELETE": lambda request, to: downloads.delete(request, to.name, to.reference),
+            },
+            Endpoint.UPLOADS: {"POST": lambda request, to: uploads.post(request, to.name)},
+            Endpoint.UPLOAD: {
+                "PUT": lambda request, to: uploads.put_upload(request, to.name, to.reference)
+            },
+            Endpoint.MANIFEST: {
+                "GET": lambda request, to: manifests.get(request, to.name, to.reference),
+                "PUT": lambda request, to: manifests.put(request, to.name, to.reference),
+                "DELETE": lambda request, to: manifests.delete(request, to.name, to.reference),
+            },
+            Endpoint.TAGS: {"GET": lambda request, to: tags.get(request, to.name)},
+            Endpoint.REFERRERS: {
+                "GET": lambda request, to: referrers.get(request, to.name, to.reference)
+            },
+            Endpoint.CATALOG: {"GET": lambda request, _: catalog.get(request)},
+        }
+
+    async def handle(self, request: Request) -> Response:
+        """Answer one request: the handler of the HTTP connections."""
+        endpoint, status = "none", 500
+        try:
+            route = _route(request.path)
+            endpoint = route.endpoint.name.lower()
+            response = await self._action(route, request.method)(request, route)
+            status = response.status
+        except RegistryError as error:
+            status = error.status
+            raise
+        except StoreError as error:
+            status = Code.UNAVAILABLE.status
+            raise _unavailable(error) from error
+        finally:
+            metrics.request(endpoint, request.method, status)
+        return response
+
+    async def close(self) -> None:
+        """End what runs behind the requests, then the store."""
+        await self._uploads.close()
+        await self._dashboard.close()
+        await self.store.close()
+
+    def _action(self, route: Route, method: str) -> Action:
+        actions = self._actions[route.endpoint]
+        action = actions.get("GET" if method == "HEAD" else method)
+        if action is None:
+            allowed = [*actions, "HEAD"] if "GET" in actions else [*actions]
+            raise RegistryError(
+                Code.UNSUPPORTED,
+                f"{method} is not supported here",
+                headers=(("Allow", ", ".join(allowed)),),
+            )
+        return action
+
+    def _buffers(self) -> Buffers:
+        budget = self._uploads.budget
+        return Buffers(budget.pool.budget, budget.pool.lent, budget.pool.kept, budget.waiting)
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, then end in order; returns the exit code."""
+    log.configure(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    store = open_store(settings.store)
+    try:
+        await store.check()
+        app = App(settings, store)
+        service = make_service(settings, app)
+        host, port = await service.listen(settings.http.host, settings.http.port)
+    except BaseException:
+        await store.close()
+        raise
+    log.ready(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", store.description)
+    await stop.wait()
+    log.info("stopping", requests=len(service.tasks), grace=settings.http.shutdown_grace)
+    stop.clear()
+    closing = asyncio.create_task(service.close(settings.http.shutdown_grace))
+    impatient = asyncio.create_task(stop.wait())
+    await asyncio.wait({closing, impatient}, return_when=asyncio.FIRST_COMPLETED)
+    if not closing.done():
+        log.warn("told to stop again: cutting the requests that still run")
+        closing.cancel()
+        await asyncio.wait({closing})
+        await service.close(0)
+    impatient.cancel()
+    await app.close()
+    log.info("stopped")
+    return 0
+
+
+def open_store(settings: StoreSettings) -> Store:
+    """The bucket where one is named, else the directory. S3's libraries are imported only then."""
+    if settings.s3 is None:
+        from epoch.store.directory import DirectoryStore
+
+        return DirectoryStore(settings.data_dir)
+    from epoch.store.s3 import S3Store
+
+    return S3Store(settings.s3)
+
+
+def make_service(settings: Settings, app: App) -> Service:
+    """The HTTP side, around the app."""
+    http = settings.http
+    return Service(
+        app.handle,
+        limits=Limits(http.max_head, http.max_url, http.max_headers),
+        timeouts=Timeouts(
+            head=http.head_timeout,
+            idle=http.idle_timeout,
+            body_idle=http.body_idle_timeout,
+            min_rate=http.min_rate,
+        ),
+        max_body=settings.upload.max_blob,
+        access_log=_access,
+        headers=(API_VERSION,),
+    )
+
+
+def _access(
+    request: Request | None, peer: str, status: int, received: int, sent: int, seconds: float
+) -> None:
+    if request is None:
+        log.access("-", "-", status, received, sent, seconds, peer)
+        return
+    agent = request.headers.get("user-agent", "")
+    log.access(request.method, request.path, status, received, sent, seconds, peer, agent)
+
+
+def _route(path: str) -> Route:
+    try:
+        decoded = unquote(path, errors="strict") if "%" in path else path
+    except UnicodeDecodeError:
+        raise RegistryError(Code.BAD_REQUEST, "the path is not percent-encoded UTF-8") from None
+    route = match(decoded)
+    if route is None:
+        raise RegistryError(Code.UNSUPPORTED, "there is no such endpoint", status=404)
+    return route
+
+
+def _unavailable(error: StoreError) -> RegistryError:
+    headers = (("Retry-After", str(round(error.retry_after) or 1)),) if error.retry_after else ()
+    return RegistryError(Code.UNAVAILABLE, f"the store failed: {error}", headers=headers)
+
+
+async def _ping(_request: Request, _route: Route) -> Response:
+    return Response(200, [("Content-Type", "application/json")], b"{}")
+
+
+async def _health(_request: Request, _route: Route) -> Response:
+    return Response(200, [("Content-Type", "text/plain; charset=utf-8")], b"ok\n")
+
+
+async def _metrics(_request: Request, _route: Route) -> Response:
+    content_type, body = render()
+    return Response(200, [("Content-Type", content_type)], body)

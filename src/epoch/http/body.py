@@ -1,0 +1,260 @@
+"""The body of one request: its framing, and its way into a sink.
+
+Knows no transport: the connection hands it received bytes and gives it three verbs (pause reading,
+resume reading, send 100 Continue).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from epoch._fastio import ChunkedDecoder, fill
+from epoch.errors import Code, RegistryError
+from epoch.http.head import bad_request
+from epoch.http.message import BodySink, Flow
+from epoch.metrics import metrics
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+UNLIMITED: Final = 1 << 62
+RATE_SPAN: Final = 30.0
+"""Seconds over which the minimum rate is averaged."""
+
+
+class Wire(Protocol):
+    """What a body asks of its connection."""
+
+    def pause_reading(self) -> None:
+        """Stop receiving; not from inside get_buffer."""
+
+    def resume_reading(self) -> None:
+        """Receive on."""
+
+    def send_continue(self) -> None:
+        """Send `100 Continue`, if the client waits for it."""
+
+
+class RequestBody:
+    """A body being received. It is the `Flow` of its own sink, and the `Body` of its request."""
+
+    def __init__(self, wire: Wire, length: int | None, max_length: int) -> None:
+        self.length = length
+        self.bytes_received = 0
+        self.complete = length == 0
+        self.reading = False
+        """Whether a sink takes the bytes now."""
+        self._wire = wire
+        self._loop = asyncio.get_running_loop()
+        self._left = UNLIMITED if length is None else length
+        self._decoder = ChunkedDecoder(max_length) if length is None else None
+        self._sink: BodySink | None = None
+        self._done: asyncio.Future[None] | None = None
+        self._prefix = b""  # what came with the head and is not yet in the sink
+        self._paused = False
+        # Progress, for the deadlines: nothing counts while we do not read.
+        self._idle_since = 0.0
+        self._rate_since = 0.0
+        self._rate_bytes = 0
+
+    # -- Body: the handler's side
+
+    async def read(self, limit: int) -> bytes:
+        """See `message.Body.read`."""
+        if self.length is not None and self.length > limit:
+            raise _too_large(limit)
+        collector = _Collector(limit)
+        await self.into(lambda _: collector)
+        return bytes(collector.data)
+
+    async def into(self, make_sink: Callable[[Flow], BodySink]) -> int:
+        """See `message.Body.into`."""
+        if self._done is not None:
+            raise RuntimeError("a request body is read at most once")
+        self._done = self._loop.create_future()
+        self._sink = make_sink(self)
+        if not self.complete:
+            self.reading = True
+            self._idle_since = self._rate_since = self._loop.time()
+            self._wire.send_continue()
+            if not self._paused:
+                self._pump()
+            try:
+                await self._done
+            finally:
+                self.reading = False
+                self._sink = None
+        return self.bytes_received
+
+    # -- Flow: the sink's side
+
+    def pause(self) -> None:
+        """See `message.Flow.pause`."""
+        if not self._paused:
+            self._paused = True
+            if self.reading:
+                self._wire.pause_reading()
+
+    def resume(self) -> None:
+        """See `message.Flow.resume`."""
+        if self._paused:
+            self._paused = False
+            self._idle_since = self._rate_since = self._loop.time()
+            self._rate_bytes = 0
+            if self.reading:
+                self._loop.call_soon(self._pump)
+
+    # -- the connection's side
+
+    def get_buffer(self) -> Buffer:
+        """Where the next bytes from the kernel go."""
+        assert self._sink is not None
+        return self._sink.get_buffer(self._left)
+
+    def received(self, count: int) -> bytes:
+        """`count` raw bytes lie in the buffer last given out. Returns what follows the body."""
+        assert self._sink is not None
+        self._idle_since = self._loop.time()
+        rest = b""
+        try:
+            if self._decoder is not None:
+                count, rest = self._decode(count)
+            else:
+                self._left -= count
+                self.complete = self._left == 0
+            self.bytes_received += count
+            metrics.bytes_received += count
+            self._rate_bytes += count
+            if count:
+                self._sink.received(count)
+        except Exception as error:  # noqa: BLE001 - whatever the sink raises is the handler's to see
+            self.fail(error)
+            return b""
+        if self.complete:
+            self._finish(None)
+        return rest
+
+    def prepend(self, data: bytes) -> bytes:
+        """Take bytes that came with the head. Returns those that surely follow the body."""
+        if self._decoder is None:
+            taken = min(len(data), self._left)
+            self._prefix = data[:taken]
+            return data[taken:]
+        self._prefix = data
+        return b""
+
+    def take_back(self) -> bytes:
+        """What `prepend` took and no sink did: after a chunked body, the next request."""
+        rest, self._prefix = self._prefix, b""
+        return rest
+
+    def fail(self, error: Exception) -> None:
+        """End the body before its time."""
+        self._finish(error)
+
+    def end_of_stream(self) -> None:
+        """The client has closed its side."""
+        if not self.complete:
+            announced = "its last chunk" if self.length is None else f"{self.length} bytes"
+            self.fail(
+                RegistryError(
+                    Code.SIZE_INVALID,
+                    f"the connection ended after {self.bytes_received} bytes of the body, "
+                    f"before {announced}",
+                )
+            )
+
+    def tick(self, now: float, idle_timeout: float, min_rate: float) -> None:
+        """Hold the client to its deadlines; called about once a second."""
+        if not self.reading or self._paused or self._sink is None:
+            return
+        idle = now - self._idle_since
+        if idle > idle_timeout:
+            self.fail(_timeout(f"no byte of the body has come for {idle_timeout:g} seconds"))
+            return
+        span = now - self._rate_since
+        if span >= RATE_SPAN:
+            if self._rate_bytes < min_rate * span:
+                self.fail(_timeout(f"the body comes slower than {min_rate:g} bytes a second"))
+                return
+            self._rate_since, self._rate_bytes = now, 0
+        if idle >= 1.0:
+            try:
+                self._sink.idle(idle)
+            except Exception as error:  # noqa: BLE001 - the handler's to see
+                self.fail(error)
+
+    # -- inside
+
+    def _decode(self, count: int) -> tuple[int, bytes]:
+        assert self._decoder is not None
+        assert self._sink is not None
+        buffer = self._sink.get_buffer(self._left)  # idempotent: the one the bytes are in
+        try:
+            count, rest = self._decoder.feed(buffer, count)
+        except OverflowError as error:
+            raise RegistryError(Code.SIZE_INVALID, str(error), status=413) from None
+        except ValueError as error:
+            raise bad_request(f"malformed chunked body: {error}") from None
+        self.complete = self._decoder.done
+        return count, rest
+
+    def _pump(self) -> None:
+        """Hand the prefix to the sink, then let the kernel go on."""
+        while self._prefix and self._sink is not None and not self._paused and not self.complete:
+            try:
+                taken = fill(self._sink.get_buffer(self._left), self._prefix)
+            except Exception as error:  # noqa: BLE001 - the handler's to see
+                self.fail(error)
+                return
+            self._prefix = self._prefix[taken:]
+            rest = self.received(taken)
+            if rest:
+                self._prefix = rest + self._prefix
+        if self.reading and not self._paused and not self.complete:
+            self._wire.resume_reading()
+
+    def _finish(self, error: Exception | None) -> None:
+        self.reading = False
+        if self._done is None or self._done.done():
+            return
+        if error is None:
+            self._done.set_result(None)
+        else:
+            # The rest will not be read by anybody: hold the client until the answer is out.
+            self._wire.pause_reading()
+            self._done.set_exception(error)
+
+
+class _Collector:
+    """The sink of a small body: a copy of it, up to a limit."""
+
+    WINDOW: Final = 65536
+
+    def __init__(self, limit: int) -> None:
+        self.data = bytearray()
+        self._limit = limit
+        self._buffer = bytearray(self.WINDOW)
+
+    def get_buffer(self, limit: int) -> Buffer:
+        return memoryview(self._buffer)[:limit] if limit < self.WINDOW else self._buffer
+
+    def received(self, count: int) -> None:
+        if len(self.data) + count > self._limit:
+            raise _too_large(self._limit)
+        self.data += memoryview(self._buffer)[:count]
+
+    def idle(self, seconds: float) -> None:
+        """Holds nothing of note."""
+
+
+def _too_large(limit: int) -> RegistryError:
+    return RegistryError(
+        Code.SIZE_INVALID, f"the body is larger than the {limit} bytes accepted here", status=413
+    )
+
+
+def _timeout(message: str) -> RegistryError:
+    return RegistryError(Code.BAD_REQUEST, message, status=408)

@@ -1,0 +1,362 @@
+"""One client connection: heads in, responses out, bodies straight into sinks.
+
+A `BufferedProtocol` for uvloop. It must not inherit from `asyncio.Protocol`: uvloop would then
+copy every receive. Between heads the bytes land in one scratch buffer that all connections share,
+so an idle connection owns no memory for them; within a body they land where the sink says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from epoch.errors import Code, RegistryError
+from epoch.http.body import RequestBody
+from epoch.http.head import Head, bad_request, parse
+from epoch.http.message import BodyStream, ClientGone, Request, Response
+from epoch.http.response import CONTINUE, TLS_ON_PLAIN_PORT, error_response, render_head
+from epoch.http.sendfile import send_file
+from epoch.metrics import metrics
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from epoch.http.listener import Service
+
+logger = logging.getLogger(__name__)
+
+SCRATCH: Final = bytearray(16384)
+"""Where heads, early bytes and unwanted bytes land: used and emptied within one callback."""
+
+STASH_LIMIT: Final = 65536
+"""Bytes kept of what a client sends ahead while its request is being answered."""
+
+DRAIN_BYTES: Final = 64 * 1024 * 1024
+DRAIN_SECONDS: Final = 2.0
+"""How long an unwanted body is read and dropped after a final answer: closing with unread bytes
+would make the kernel send RST, and the client would lose the answer."""
+
+WRITE_HIGH: Final = 256 * 1024
+"""Bytes queued for a client before a stream waits for it."""
+
+
+class Connection:
+    """See the module. Created by the listener for every accepted connection."""
+
+    def __init__(self, service: Service) -> None:
+        # Global state
+        self._service = service
+        self._loop = service.loop
+        # Per-connection state
+        self.peer = ""
+        self.task: asyncio.Task[None] | None = None
+        self._transport: asyncio.Transport
+        self._stash = b""
+        self._since = self._loop.time()  # of waiting for a head, or of draining
+        self._served = 0
+        self._closing = False  # no further request after this one
+        self._reading_paused = False
+        self._eof = False
+        self._lost = False
+        self._draining = -1  # bytes that may still be dropped, or -1
+        # Writing
+        self._writable: asyncio.Future[None] | None = None
+        self._write_progress = (0, 0.0)  # queued bytes when last looked at, and since when
+        # Per-request state
+        self._body: RequestBody | None = None
+        self._expects_continue = False
+
+    # Protocol interface
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """A client has connected."""
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "-")
+        transport.set_write_buffer_limits(high=WRITE_HIGH)
+        self._service.connections.add(self)
+        metrics.connections += 1
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """The connection is gone; what the handler still does it does for itself."""
+        self._lost = True
+        self._service.connections.discard(self)
+        metrics.connections -= 1
+        if self._body is not None and not self._body.complete:
+            self._body.fail(ClientGone("the connection was lost"))
+        self.resume_writing()
+
+    def eof_received(self) -> bool:
+        """The client has closed its side; it may still be reading."""
+        self._eof = True
+        if self.task is None:
+            if self._stash and self._draining < 0:
+                self._refuse(bad_request("the connection ended within a request head"))
+                return True
+            return False
+        if self._body is not None:
+            self._body.end_of_stream()
+        return self._draining < 0
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we send."""
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+            self._write_progress = (self._transport.get_write_buffer_size(), self._loop.time())
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    def get_buffer(self, _sizehint: int) -> Buffer:
+        """Where the kernel's bytes go. Must not pause, close or abort (uvloop would crash)."""
+        body = self._body
+        if body is not None and body.reading:
+            return body.get_buffer()
+        return SCRATCH
+
+    def buffer_updated(self, count: int) -> None:
+        """`count` bytes lie in the buffer last given out."""
+        body = self._body
+        if body is not None and body.reading:
+            self._stash += body.received(count)
+        elif self._draining >= 0:
+            self._draining -= count
+            if self._draining <= 0:
+                self._transport.abort()
+        else:
+            self._stash += SCRATCH[:count]
+            if self.task is None:
+                self._next_head()
+            elif len(self._stash) > STASH_LIMIT:
+                self.pause_reading()
+
+    # Wire: what a body asks for
+
+    def pause_reading(self) -> None:
+        """See `body.Wire`."""
+        if not self._reading_paused and not self._lost:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See `body.Wire`."""
+        if self._reading_paused and not self._lost:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def send_continue(self) -> None:
+        """See `body.Wire`."""
+        if self._expects_continue and not self._lost:
+            self._expects_continue = False
+            self._transport.write(CONTINUE)
+
+    # Heads
+
+    def _next_head(self) -> None:
+        """Begin the next request, if its head is all here."""
+        data = self._stash.lstrip(b"\r\n") if self._stash[:2] == b"\r\n" else self._stash
+        if not self._served and data[:1] == b"\x16":
+            # The first byte of a TLS handshake record (RFC 8446, section 5.1).
+            self._transport.write(TLS_ON_PLAIN_PORT)
+            self._linger()
+            return
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            self._stash = data
+            if len(data) > self._service.limits.head:
+                limit = self._service.limits.head
+                self._refuse(bad_request(f"the request head is longer than {limit} bytes", 431))
+            elif b"\n\n" in data or data[:1] == b"\n":
+                self._refuse(bad_request("a line of the request head does not end with CR LF"))
+            return
+        try:
+            head = parse(data[: end + 4], self._service.limits)
+        except RegistryError as error:
+            self._refuse(error)
+            return
+        self._begin(head, data[end + 4 :])
+
+    def _begin(self, head: Head, rest: bytes) -> None:
+        self._served += 1
+        self._closing = self._closing or not head.keep_alive
+        self._body = body = RequestBody(self, head.length, self._service.max_body)
+        self._expects_continue = head.expects_continue and not rest
+        self._stash = rest
+        if not body.complete:
+            # Held until a sink is there: the body must not pile up here meanwhile.
+            self.pause_reading()
+            self._stash = body.prepend(rest)
+        request = Request(
+            method=head.method,
+            path=head.path,
+            query=head.query,
+            headers=head.headers,
+            body=body,
+            peer=self.peer,
+            secure=self._service.secure,
+        )
+        self.task = self._loop.create_task(self._serve(request, body))
+        self._service.tasks.add(self.task)
+        self.task.add_done_callback(self._service.tasks.discard)
+
+    def _refuse(self, error: RegistryError) -> None:
+        """Answer what is no request at all, and close."""
+        self._service.log_refusal(self, error)
+        response = error_response(error)
+        assert isinstance(response.body, bytes)
+        head = render_head(response, self._service.always, keep_alive=False)
+        self._transport.write(head + response.body)
+        self._linger()
+
+    # Requests
+
+    async def _serve(self, request: Request, body: RequestBody) -> None:
+        started = time.perf_counter()  # the loop's clock stands still within an iteration
+        response, sent = None, 0
+        try:
+            response = await self._answer(request)
+            sent = await self._respond(request, body, response)
+        except ClientGone:
+            self._transport.abort()
+        except asyncio.CancelledError:
+            self._transport.abort()
+            raise
+        finally:
+            self.task = None
+            self._body = None
+            status = response.status if response is not None else 499
+            seconds = time.perf_counter() - started
+            self._service.log_request(request, status, body.bytes_received, sent, seconds)
+        if self._closing or self._service.closing:
+            self._linger()
+        else:
+            self._since = self._loop.time()
+            self._stash = body.take_back() + self._stash
+            self.resume_reading()
+            if self._stash:
+                self._next_head()
+            elif self._eof:
+                self._transport.close()
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            return await self._service.handler(request)
+        except RegistryError as error:
+            return error_response(error)
+        except ClientGone:
+            raise
+        except Exception:
+            logger.exception("a handler failed: %s", request.method)
+            return error_response(RegistryError(Code.UNKNOWN))
+
+    async def _respond(self, request: Request, body: RequestBody, response: Response) -> int:
+        """Send a response; returns the bytes of its body that went out."""
+        stream = None if isinstance(response.body, bytes) else response.body
+        try:
+            if not body.complete:
+                self._closing = True
+            keep_alive = not (self._closing or self._service.closing)
+            head = render_head(response, self._service.always, keep_alive=keep_alive)
+            if self._lost:
+                raise ClientGone("the connection was lost")
+            if request.method == "HEAD" or response.status in (204, 304):
+                self._transport.write(head)
+                return 0
+            if isinstance(response.body, bytes):
+                self._transport.write(head + response.body)
+                await self._drained()
+                metrics.bytes_sent += len(response.body)
+                return len(response.body)
+            self._transport.write(head)
+            return await self._stream(response.body)
+        finally:
+            if stream is not None:
+                await stream.aclose()
+
+    async def _stream(self, stream: BodyStream) -> int:
+        """Send a stream with backpressure. A failure cuts the connection: no clean end."""
+        descriptor = stream.fileno()
+        try:
+            if descriptor is not None and not self._service.secure:
+                sent = await send_file(self._transport, descriptor, stream.offset, stream.length)
+                metrics.bytes_sent += sent
+                return sent
+            sent = 0
+            async for chunk in stream:
+                if self._lost:
+                    raise ClientGone("the connection was lost")
+                self._transport.write(chunk)
+                sent += len(chunk)
+                metrics.bytes_sent += len(chunk)
+                await self._drained()
+            if sent != stream.length:
+                raise ClientGone(f"the store gave {sent} bytes of {stream.length}")
+        except ClientGone:
+            raise
+        except Exception as error:
+            logger.error("a response was cut: %s", error)
+            raise ClientGone("the response could not be completed") from error
+        return sent
+
+    async def _drained(self) -> None:
+        while self._writable is not None:
+            await asyncio.shield(self._writable)
+        if self._lost:
+            raise ClientGone("the connection was lost")
+
+    # The end
+
+    def _linger(self) -> None:
+        """Close so that the client sees the answer: half-close, drop a bounded rest, close."""
+        self._closing = True
+        self._stash = b""
+        if self._lost:
+            return
+        if self._eof or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._draining = DRAIN_BYTES
+        self._since = self._loop.time()
+        self._transport.write_eof()
+        self.resume_reading()
+
+    def close_when_idle(self) -> None:
+        """The server shuts down: close between requests, and after the one that is running."""
+        if self.task is None:
+            self._transport.close()
+        else:
+            self._closing = True
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def tick(self, now: float) -> None:
+        """Hold the client to its deadlines; called about once a second."""
+        timeouts = self._service.timeouts
+        if self._writable is not None:
+            queued, since = self._write_progress
+            size = self._transport.get_write_buffer_size()
+            if size != queued:
+                self._write_progress = (size, now)
+            elif now - since > timeouts.body_idle:
+                self._transport.abort()
+        if self.task is not None:
+            if self._body is not None:
+                self._body.tick(now, timeouts.body_idle, timeouts.min_rate)
+        elif self._draining >= 0:
+            if now - self._since > DRAIN_SECONDS:
+                self._transport.abort()
+        elif self._stash or not self._served:
+            if now - self._since > timeouts.head:
+                if self._stash:
+                    self._refuse(bad_request("the request head did not come in time", 408))
+                else:
+                    self._transport.close()
+        elif now - self._since > timeouts.idle:
+            self._transport.close()

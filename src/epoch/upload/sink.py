@@ -1,0 +1,247 @@
+"""Where the body of a push lands: it is hashed where it lies, and full parts are handed on."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import TYPE_CHECKING, Final, Protocol
+
+from epoch._fastio import PartBuffer, Sha256, fill
+from epoch.errors import Code, RegistryError
+from epoch.http.message import Flow
+from epoch.upload.budget import Budget
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+SPILL: Final = bytearray(4096)
+"""Takes a first receive when no buffer is free: reading can not be paused any earlier."""
+
+DISCARD: Final = bytearray(256 * 1024)
+"""Takes bodies that are only hashed. Shared: it is filled and used within one callback."""
+
+STALL_SECONDS: Final = 5.0
+"""How long a silent client may hold a begun buffer while others wait for one."""
+
+
+class Hasher(Protocol):
+    """`hashlib`'s interface, as far as it is used here."""
+
+    def update(self, data: Buffer, /) -> None:
+        """Hash on."""
+
+    def hexdigest(self) -> str:
+        """The digest so far."""
+
+
+def new_hasher(algorithm: str) -> Hasher:
+    """sha256 by our own code, which hashes in place and can be resumed; the rest by hashlib."""
+    return Sha256() if algorithm == "sha256" else hashlib.new(algorithm)
+
+
+class Shipper(Protocol):
+    """Takes full parts."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another part may be on its way now."""
+
+    def ship(self, part: PartBuffer) -> None:
+        """Send a full part, which is the shipper's from now on."""
+
+
+class PartSink:
+    """A `BodySink` that fills part buffers. The last part is kept back, to be verified first."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        budget: Budget,
+        shipper: Shipper,
+        *,
+        hasher: Hasher,
+        length: int | None,
+        limit: int,
+    ) -> None:
+        self.total = 0
+        self._flow = flow
+        self._budget = budget
+        self._shipper = shipper
+        self._hasher = hasher
+        self._length = length
+        self._limit = limit
+        self._part_size = budget.part_size(length)
+        self._part: PartBuffer | None = None  # ours, being filled; at most one
+        self._spilled = False  # the bytes being received go to SPILL
+        self._held = b""  # what was spilled, until a buffer is there
+        self._queued = False
+        self._taken: asyncio.Future[None] | None = None  # somebody waits for what was spilled
+
+    # BodySink
+
+    def get_buffer(self, limit: int) -> Buffer:
+        """See `message.BodySink`."""
+        if self._spilled:
+            return memoryview(SPILL)[:limit]
+        part = self._part
+        if part is None:
+            part = self._part = self._budget.borrow(self._capacity(), self._part_size)
+            if part is None:
+                self._spilled = True
+                return memoryview(SPILL)[:limit]
+        if limit < part.window:
+            part.window = limit
+        return part
+
+    def received(self, count: int) -> None:
+        """See `message.BodySink`."""
+        if self.total + count > self._limit:
+            raise RegistryError(
+                Code.SIZE_INVALID, f"a blob may have at most {self._limit} bytes here", status=413
+            )
+        if self._spilled:
+            self._spilled = False
+            self._held = bytes(SPILL[:count])
+            self._wait()
+            return
+        self._take(count)
+        self._hand_on()
+
+    def idle(self, seconds: float) -> None:
+        """See `message.BodySink`: an idle body holds no empty buffer, and a begun one not for long
+        while others wait."""
+        part = self._part
+        if part is None or part.views:
+            return
+        if part.filled == 0:
+            self._part = None
+            part.release()
+        elif self._budget.waiting and seconds >= STALL_SECONDS:
+            raise RegistryError(
+                Code.UNAVAILABLE,
+                f"no byte has come for {STALL_SECONDS:g} seconds while others wait for memory",
+                status=408,
+            )
+
+    # Borrower
+
+    def try_borrow(self) -> bool:
+        """It is our turn to borrow."""
+        if not self._queued:
+            return True
+        try:
+            part = self._budget.borrow(self._capacity(), self._part_size, in_turn=True)
+        except MemoryError as error:
+            self._queued = False
+            self._flow.fail(RegistryError(Code.UNAVAILABLE, str(error)))
+            return True
+        if part is None:
+            return False
+        self._queued = False
+        self._part = part
+        if self._held:
+            count = fill(part, self._held)
+            self._held = b""
+            self._take(count)
+            if self._taken is not None and not self._taken.done():
+                self._taken.set_result(None)
+            self._hand_on()
+        if self._part is not None:
+            self._flow.resume()
+        return True
+
+    # the upload's side
+
+    def part_done(self) -> None:
+        """The shipper has room again, or memory came back: go on if that is what we waited for."""
+        if self._part is None and not self._queued:
+            self._go_on()
+
+    async def take_last(self) -> PartBuffer | None:
+        """The part that is not shipped yet, once the body is complete; the caller's from now on.
+
+        Waits for memory where the end of the body came before its turn.
+        """
+        if self._held:
+            self._taken = asyncio.get_running_loop().create_future()
+            await self._taken
+        part, self._part = self._part, None
+        return part
+
+    def close(self) -> None:
+        """Give back what is held. For every sink, whatever happened."""
+        self._queued = False
+        self._budget.leave(self)
+        self._held = b""
+        part, self._part = self._part, None
+        if part is not None:
+            part.release()
+
+    # inside
+
+    def _capacity(self) -> int:
+        if self._length is None:
+            return self._part_size
+        return min(self._part_size, self._length - self.total)
+
+    def _take(self, count: int) -> None:
+        """Hash `count` bytes at the tail of the part, where they lie."""
+        part = self._part
+        assert part is not None
+        if isinstance(self._hasher, Sha256):
+            part.advance_hashed(count, self._hasher)
+        else:
+            part.advance(count)
+            with memoryview(part) as filled, filled[part.filled - count :] as fresh:
+                self._hasher.update(fresh)
+        self.total += count
+
+    def _hand_on(self) -> None:
+        """Ship the part if it is full and not the last one, and look for the next one."""
+        part = self._part
+        assert part is not None
+        if part.room or self.total == self._length:
+            return
+        self._part = None
+        self._shipper.ship(part)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._waits():
+            self._flow.pause()
+        elif self._budget.has_room(self._capacity(), self._part_size):
+            self._flow.resume()
+        else:
+            self._wait()
+
+    def _waits(self) -> bool:
+        """Whether too many parts are on their way; `part_done` will tell."""
+        return not self._shipper.has_room
+
+    def _wait(self) -> None:
+        self._flow.pause()
+        if not self._queued:
+            self._queued = True
+            self._budget.queue(self)
+
+
+class DiscardSink:
+    """A `BodySink` that only hashes: for a blob that is already stored."""
+
+    def __init__(self, hasher: Hasher, limit: int) -> None:
+        self._hasher = hasher
+        self._left = limit
+
+    def get_buffer(self, limit: int) -> Buffer:
+        """See `message.BodySink`."""
+        return memoryview(DISCARD)[:limit] if limit < len(DISCARD) else DISCARD
+
+    def received(self, count: int) -> None:
+        """See `message.BodySink`."""
+        self._left -= count
+        if self._left < 0:
+            raise RegistryError(Code.SIZE_INVALID, "the blob is too large", status=413)
+        self._hasher.update(memoryview(DISCARD)[:count])
+
+    def idle(self, seconds: float) -> None:
+        """Holds nothing."""
