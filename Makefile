@@ -1,0 +1,60 @@
+# Everything that one does with Epoch, one command each. Needs Python 3.11+, a C compiler and make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEPS := .venv/.deps
+BUILT := .venv/.built
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run demo test lint bench bench-core minio-test clean
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '  ARGS="..." is handed on, as in: make test ARGS="-k digest -x"'
+
+setup: $(BUILT) ## Make .venv with everything in it, and build the extension
+
+run: $(BUILT) ## Run the registry (ARGS="--addr :5000"; EPOCH_* variables: docs/settings.md)
+	$(BIN)/epoch serve $(ARGS)
+
+demo: $(BUILT) ## Push, pull and measure a 1 GiB image with curl (ARGS="--mib 256")
+	$(BIN)/python scripts/demo.py $(ARGS)
+
+test: $(BUILT) ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(BUILT) ## Check style, types and the Cython code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/cython-lint src/epoch
+
+bench: $(BUILT) ## Measure whole pushes and pulls, server and client in separate processes
+	$(BIN)/python -m bench.end_to_end $(ARGS)
+
+bench-core: $(BUILT) ## Measure the core paths, each alone
+	$(BIN)/python -m pytest bench/core $(ARGS)
+
+minio-test: $(BUILT) ## Run the store's tests against a MinIO server
+	$(BIN)/python tests/tools/minio.py $(ARGS)
+
+clean: ## Remove all that was built or measured here
+	rm -rf .venv build dist src/*.egg-info src/epoch/_fastio.c src/epoch/*.so demo-data \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find src tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What pyproject.toml asks for. The build's own requirements come first and stay, so that the
+# extension is rebuilt below without fetching anything.
+$(DEPS): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Epoch needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > .venv/build-requires.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r .venv/build-requires.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[test,lint]'
+	touch $@
+
+$(BUILT): $(DEPS) setup.py src/epoch/_fastio.pyx $(wildcard src/epoch/*.c src/epoch/*.h)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
