@@ -7,7 +7,7 @@ good, after its own retries, and never a library's exception.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -29,7 +29,7 @@ class StoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One stored object: key (without prefix), size in bytes, opaque etag, mtime in Unix seconds."""
+    """One stored object: key (without prefix), bytes, opaque etag, mtime in Unix seconds."""
 
     key: str
     size: int
@@ -116,7 +116,7 @@ class Store(Protocol):
         nothing can still send from `data`, and no view of it is left.
         """
 
-    async def complete_multipart(self, upload: Multipart, parts: list[Part]) -> None:
+    async def complete_multipart(self, upload: Multipart, parts: Sequence[Part]) -> None:
         """Make the object visible, made of `parts` in that order. Safe to repeat: a lost answer
         is reconciled by looking at the object."""
 
@@ -124,7 +124,7 @@ class Store(Protocol):
         """Give up an upload and free its parts; that there is none is no error."""
 
     def list_multiparts(self, prefix: str) -> AsyncIterator[tuple[Multipart, float]]:
-        """Every upload in progress whose key starts with `prefix`, with its start in Unix seconds."""
+        """Every upload in progress whose key starts with `prefix`, and its start (Unix seconds)."""
 
     async def presign(self, key: str, expires: int) -> str | None:
         """A URL that GETs `key` without us for `expires` seconds, or None where there is none."""

@@ -1,4 +1,4 @@
-"""Object keys, behind the prefix. The layout is the Go server's; what is new lies where it never lists."""
+"""Object keys, behind the prefix: the Go server's, and new ones where it never lists."""
 
 from epoch.digest import Digest
 
@@ -19,5 +19,5 @@ def manifest_by_digest(repository: str, digest: Digest) -> str:
 
 
 def manifests(repository: str) -> str:
-    """The prefix under which all tags and digests of `repository` lie, and nested repositories too."""
+    """The prefix of all tags and digests of `repository`, and of nested repositories too."""
     return f"manifests/{repository}/"

@@ -1,0 +1,264 @@
+"""A store in an S3-compatible bucket.
+
+To be imported only where a bucket is configured: it loads aiobotocore, which takes half a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from epoch.config import S3Settings
+from epoch.store.base import Multipart, ObjectInfo, ObjectReader, Part, StoreError
+from epoch.store.s3_calls import Calls, Patience
+from epoch.store.s3_errors import Failure
+from epoch.store.s3_move import Copier
+from epoch.store.s3_read import EmptyReader, S3Reader, info_of, range_header
+from epoch.store.s3_retry import Failed
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_CONTENT_TYPE: Final = "application/octet-stream"
+"""Of every object, as the Go server has it; what is served comes from the manifest's JSON."""
+_ABORTS: Final = 4
+_PROOF: Final = 5.0
+"""Seconds for which a success proves that the bucket is there."""
+
+
+class S3Store:
+    """`Store` over the bucket of `settings`, with one client, made when it is first needed."""
+
+    min_part_size = 5 * 1024 * 1024
+
+    def __init__(self, settings: S3Settings, patience: Patience | None = None) -> None:
+        self._settings = settings
+        self._patience = patience or Patience()
+        self._calls = Calls(settings, self._patience)
+        self._copier = Copier(
+            self._calls, settings.bucket, settings.prefix, self._patience.slow_answer
+        )
+
+    @property
+    def description(self) -> str:
+        """For the log line at start."""
+        settings = self._settings
+        return f"bucket {settings.bucket} at {settings.url}, prefix {settings.prefix!r}"
+
+    async def check(self) -> None:
+        """Prove that the bucket answers; `StoreError` within 10 seconds where it does not."""
+        # Not HeadBucket: an answer to HEAD has no body, so no error code.
+        await self._calls.call(
+            f"open {self.description}",
+            "list_objects_v2",
+            {"Prefix": self._settings.prefix, "MaxKeys": 1},
+            silence=self._patience.check,
+            attempts=1,
+        )
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        """The object at `key`, or None."""
+        answer = await self._calls.find(f"head {key}", "head_object", self._at(key))
+        if answer is None:
+            await self._prove_bucket()
+            return None
+        return info_of(key, answer)
+
+    async def get(self, key: str, limit: int) -> bytes | None:
+        """The whole object, or None where there is none. `StoreError` above `limit` bytes."""
+
+        async def read(answer: Mapping[str, Any]) -> bytes:
+            with contextlib.closing(answer["Body"]):
+                size = int(answer["ContentLength"])
+                if size > limit:
+                    raise StoreError(
+                        f"get {key}: {size} bytes, where at most {limit} were expected",
+                        retry_after=None,
+                    )
+                data: bytes = await answer["Body"].raw_stream.content.read()
+            if len(data) != size:
+                raise ConnectionError("short body")
+            return data
+
+        found: bytes | None = await self._calls.find(
+            f"get {key}", "get_object", self._at(key), then=read
+        )
+        return found
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, key: str, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[ObjectReader | None]:
+        """Open bytes `start` to `stop` (exclusive; None: to the end); None where no object is.
+
+        Left before its end, the connection is closed at once.
+        """
+        if stop is not None and stop <= start:
+            info = await self.head(key)
+            yield None if info is None else EmptyReader(info)
+            return
+        parameters = {**self._at(key), **range_header(start, stop)}
+        answer = await self._calls.find(f"get {key}", "get_object", parameters)
+        if answer is None:
+            yield None
+            return
+        try:
+            yield S3Reader(key, answer, start, stop, self._patience.stall)
+        finally:
+            answer["Body"].close()
+
+    async def put(self, key: str, data: Buffer) -> None:
+        """Store `data` whole at `key`, replacing what is there, in one step for all readers."""
+        parameters = {**self._at(key), "ContentType": _CONTENT_TYPE}
+        await self._calls.send(f"put {key}", "put_object", parameters, data)
+
+    async def delete(self, key: str) -> None:
+        """Remove the object; that there is none is no error."""
+        await self._calls.find(f"delete {key}", "delete_object", self._at(key))
+
+    async def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
+        """Every object whose key starts with `prefix` and is greater than `after`, in key order."""
+        own = self._settings.prefix
+        parameters = {"Prefix": own + prefix}
+        if after:
+            parameters["StartAfter"] = own + after
+        while True:
+            answer = await self._calls.call(f"list {prefix}", "list_objects_v2", parameters)
+            for item in answer.get("Contents", ()):
+                yield ObjectInfo(
+                    item["Key"].removeprefix(own),
+                    int(item["Size"]),
+                    item.get("ETag", ""),
+                    item["LastModified"].timestamp(),
+                )
+            token = answer.get("NextContinuationToken")
+            if not answer.get("IsTruncated") or not token:
+                return
+            parameters["ContinuationToken"] = token
+
+    async def create_multipart(self, key: str) -> Multipart:
+        """Begin a multipart upload."""
+        parameters = {**self._at(key), "ContentType": _CONTENT_TYPE}
+        answer = await self._calls.call(
+            f"create upload of {key}", "create_multipart_upload", parameters
+        )
+        return Multipart(key, answer["UploadId"])
+
+    async def put_part(self, upload: Multipart, number: int, offset: int, data: Buffer) -> Part:  # noqa: ARG002
+        """Store `data` as part `number`. S3 needs no offset: the order of the numbers is enough."""
+        parameters = {**self._in(upload), "PartNumber": number}
+        operation = f"put part {number} of {upload.key}"
+        size, answer = await self._calls.send(operation, "upload_part", parameters, data)
+        return Part(number, size, answer["ETag"])
+
+    async def complete_multipart(self, upload: Multipart, parts: Sequence[Part]) -> None:
+        """Make the object visible. Safe to repeat.
+
+        Where the answer is lost or says that there is no such upload, an object of the right size
+        at the key is taken for ours: a key is either one upload's own, or the digest of what only
+        verified uploads are completed to.
+        """
+        size = sum(part.size for part in parts)
+
+        async def settled(failure: Failure) -> bool | None:
+            if not failure.lost and failure.code != "NoSuchUpload":
+                return None
+            return await self._has(upload.key, size) or None
+
+        listed = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
+        await self._calls.call(
+            f"complete {upload.key}",
+            "complete_multipart_upload",
+            {**self._in(upload), "MultipartUpload": {"Parts": listed}},
+            silence=self._patience.slow_answer,
+            settled=settled,
+        )
+
+    async def abort_multipart(self, upload: Multipart) -> None:
+        """Give up an upload and free its parts; that there is none is no error.
+
+        A part that was under way may be stored after the abort that was to free it, so it is
+        repeated until the store knows nothing of the upload (AWS, AbortMultipartUpload).
+        """
+        operation = f"abort {upload.key}"
+        for turn in range(_ABORTS):
+            await asyncio.sleep(0.2 * turn)
+            try:
+                await self._calls.attempt_call("abort_multipart_upload", self._in(upload))
+                await self._calls.attempt_call("list_parts", self._in(upload))
+            except Failed as failed:
+                if failed.failure.code in ("NoSuchUpload", "NoSuchKey", "404"):
+                    return
+                raise failed.failure.error(operation) from failed
+
+    async def list_multiparts(self, prefix: str) -> AsyncIterator[tuple[Multipart, float]]:
+        """Every upload in progress whose key starts with `prefix`, and its start (Unix seconds)."""
+        own = self._settings.prefix
+        parameters = {"Prefix": own + prefix}
+        while True:
+            answer = await self._calls.call(
+                f"list uploads of {prefix}", "list_multipart_uploads", parameters
+            )
+            for item in answer.get("Uploads", ()):
+                upload = Multipart(item["Key"].removeprefix(own), item["UploadId"])
+                yield upload, item["Initiated"].timestamp()
+            if not answer.get("IsTruncated"):
+                return
+            parameters["KeyMarker"] = answer.get("NextKeyMarker", "")
+            parameters["UploadIdMarker"] = answer.get("NextUploadIdMarker", "")
+
+    async def presign(self, key: str, expires: int) -> str | None:
+        """A URL that GETs `key` without us for `expires` seconds (at most seven days)."""
+        client = await self._calls.client()
+        url: str = await client.generate_presigned_url(
+            "get_object",
+            Params={"Bucket": self._settings.bucket, **self._at(key)},
+            ExpiresIn=expires,
+        )
+        return url
+
+    async def move(self, source: str, target: str) -> None:
+        """Copy within the store, then delete the source. Repeating it is no error.
+
+        CopyObject first: Google Cloud Storage copies any size by it and has nothing else. Where
+        the store refuses the size (S3: above 5 GiB), it copies part by part.
+        """
+        operation = f"move {source} to {target}"
+        info = await self.head(source)
+        if info is None:
+            if await self.head(target) is None:
+                raise StoreError(f"{operation}: the source does not exist", retry_after=None)
+            return
+        if not await self._copier.copy(operation, source, target):
+            upload = await self.create_multipart(target)
+            try:
+                parts = await self._copier.copy_parts(operation, info, upload)
+                await self.complete_multipart(upload, parts)
+            except BaseException:
+                await asyncio.shield(asyncio.ensure_future(self.abort_multipart(upload)))
+                raise
+        await self.delete(source)
+
+    async def close(self) -> None:
+        """Close the client and its connections."""
+        await self._calls.close()
+
+    async def _has(self, key: str, size: int) -> bool:
+        with contextlib.suppress(StoreError):
+            info = await self.head(key)
+            return info is not None and info.size == size
+        return False
+
+    async def _prove_bucket(self) -> None:
+        """An answer to HEAD does not tell a missing object from a missing bucket."""
+        if time.monotonic() - self._calls.succeeded > _PROOF:
+            await self.check()
+
+    def _at(self, key: str) -> dict[str, Any]:
+        return {"Key": self._settings.prefix + key}
+
+    def _in(self, upload: Multipart) -> dict[str, Any]:
+        return {**self._at(upload.key), "UploadId": upload.upload_id}

@@ -1,0 +1,145 @@
+"""What an S3 failure means: whether to try again, and what to tell the operator."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+from botocore.exceptions import ClientError, HTTPClientError
+
+from epoch.store.base import StoreError
+
+_TRANSIENT: Final = frozenset(
+    {
+        "IncompleteBody",
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServiceUnavailable",
+    }
+)
+_THROTTLED: Final = frozenset(
+    {
+        "RequestLimitExceeded",
+        "SlowDown",
+        "SlowDownRead",
+        "SlowDownWrite",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+    }
+)
+_MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
+
+_ADVICE: Final = {
+    "NoSuchBucket": "the bucket does not exist: create it, or set EPOCH_S3_BUCKET",
+    "InvalidBucketName": "that cannot be a bucket's name: set EPOCH_S3_BUCKET",
+    "InvalidAccessKeyId": "the store does not know this access key: check EPOCH_S3_ACCESS_KEY",
+    "SignatureDoesNotMatch": "the secret key is wrong: check EPOCH_S3_SECRET_KEY (and "
+    "EPOCH_S3_REGION)",
+    "AccessDenied": "the access key may not do this: check its policy and EPOCH_S3_ACCESS_KEY, "
+    "EPOCH_S3_SECRET_KEY",
+    "403": "the access key may not do this: check its policy (s3:GetObject and s3:ListBucket)",
+    "RequestTimeTooSkewed": "this machine's clock differs from the store's: set it",
+    "AuthorizationHeaderMalformed": "the bucket is in another region: set EPOCH_S3_REGION",
+    "IllegalLocationConstraintException": "the bucket is in another region: set EPOCH_S3_REGION",
+    "ExpiredToken": "the credentials have expired: renew them and restart",
+    "InvalidToken": "the credentials are not valid: renew them and restart",
+    "NoSuchUpload": "the upload was aborted, completed or has expired",
+    "InvalidPart": "the store has lost a part of the upload",
+    "InvalidPartOrder": "the parts are not in order",
+    "EntityTooSmall": "a part is below the store's minimum size",
+    "EntityTooLarge": "the object or part is above the store's maximum size",
+    "QuotaExceeded": "the bucket's quota is used up: raise it or free some space",
+    "XMinioStorageFull": "the store is full: free some space",
+    "NotImplemented": "the store does not offer this operation",
+}
+_HOPELESS: Final = frozenset(
+    {
+        "NoSuchUpload",
+        "InvalidPart",
+        "InvalidPartOrder",
+        "EntityTooSmall",
+        "EntityTooLarge",
+        "NotImplemented",
+    }
+)
+_ELSEWHERE: Final = "the bucket lives at another address: set EPOCH_S3_ENDPOINT and EPOCH_S3_REGION"
+
+_SOON: Final = 2.0
+_AFTER_REPAIR: Final = 30.0
+"""Seconds after which asking again makes sense: when it may pass, when somebody must repair it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed attempt, understood.
+
+    `code`: S3's error code (the status where there is none, empty where the request got no
+    answer). `transient`: the same request may succeed. `throttled`: and it should wait longer.
+    `lost`: the request may have been carried out all the same.
+    """
+
+    code: str
+    text: str
+    transient: bool
+    throttled: bool = False
+    lost: bool = False
+
+    @property
+    def missing(self) -> bool:
+        """There is no such object (a missing bucket is something else)."""
+        return self.code in _MISSING
+
+    def error(self, operation: str) -> StoreError:
+        """The error that the rest of Epoch gets to see."""
+        retry_after: float | None = _SOON if self.transient else _AFTER_REPAIR
+        if self.code in _HOPELESS:
+            retry_after = None
+        return StoreError(f"{operation}: {self.text}", retry_after=retry_after)
+
+
+def understand(error: Exception) -> Failure:
+    """Understand what an attempt raised. Never puts a library's text, which may quote a signed
+    URL or a header, into ours."""
+    if isinstance(error, ClientError):
+        return _answered(error)
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return Failure("", "the store did not answer in time", transient=True, lost=True)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        text = "the store's certificate is not trusted: check EPOCH_S3_ENDPOINT, install its CA"
+        return Failure("", text, transient=False)
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        text = "no TLS with the store: check EPOCH_S3_ENDPOINT and EPOCH_S3_SECURE"
+        return Failure("", text, transient=False)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        text = "the store's host name is not found: check EPOCH_S3_ENDPOINT"
+        return Failure("", text, transient=True)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = error.os_error.strerror or "no route"
+        text = f"cannot connect to the store ({reason}): check EPOCH_S3_ENDPOINT"
+        return Failure("", text, transient=True)
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return Failure("", "the connection to the store broke", transient=True, lost=True)
+    if isinstance(error, HTTPClientError) or type(error).__name__ == "ResponseParserError":
+        return Failure("", "the answer is not that of an S3 store", transient=True, lost=True)
+    return Failure("", f"unexpected {type(error).__name__}", transient=False, lost=True)
+
+
+def _answered(error: ClientError) -> Failure:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    throttled = status == 429 or code in _THROTTLED
+    transient = throttled or code in _TRANSIENT or (status >= 500 and code != "NotImplemented")
+    advice = _ADVICE.get(code)
+    if advice is None and 300 <= status < 400:
+        advice = _ELSEWHERE
+    if advice is None:
+        advice = "the store is failing" if transient else "the store refused the request"
+    label = f"{code} ({status})" if code and code != str(status) else f"status {status}"
+    lost = status >= 500 and not throttled
+    return Failure(code or str(status), f"{label}: {advice}", transient, throttled, lost)

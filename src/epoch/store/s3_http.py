@@ -1,0 +1,95 @@
+"""The HTTP session under aiobotocore: aiohttp with nothing done behind our back."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+import aiohttp
+from aiobotocore.awsrequest import AioAWSResponse
+from yarl import URL
+
+_CONNECT: Final = 5.0
+"""Seconds for name resolution, TCP and TLS; each attempt's own limit covers everything after."""
+_KEEP_ALIVE: Final = 12.0
+"""Seconds. Stores and their load balancers close idle connections after 15 or more."""
+_READ_BUFFER: Final = 256 * 1024
+"""Bytes that aiohttp collects before it stops reading, twice over."""
+
+
+class HttpSession:
+    """What `AioConfig(http_session_cls=...)` takes in place of aiobotocore's own class, which
+
+    * follows redirects, with the signature, to any host;
+    * sends a request a second time on its own when its connection breaks, beside our retries;
+    * has a pool of 10 connections that calls wait for without limit.
+
+    Exceptions of aiohttp pass through as they are, to `s3_errors`.
+    """
+
+    def __init__(
+        self,
+        *,
+        verify: bool | str = True,
+        proxies: Mapping[str, str] | None = None,
+        **_unused: Any,
+    ) -> None:
+        self._verify = verify
+        self._proxies = dict(proxies or {})
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        # `verify` is a path where AWS_CA_BUNDLE names one; else the system's store, as in Go.
+        cafile = self._verify if isinstance(self._verify, str) else None
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,  # bounded by the budget of part buffers and by the clients' connections
+                ssl=ssl.create_default_context(cafile=cafile),
+                keepalive_timeout=_KEEP_ALIVE,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT),
+            skip_auto_headers={"Content-Type", "Accept-Encoding"},
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER,
+        )
+        # No public switch; `test_reset_for_ever_takes_four_attempts` notices when it goes.
+        self._session._retry_connection = False
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections; a second call does nothing."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def send(self, request: Any) -> AioAWSResponse:
+        """Send a botocore `AWSPreparedRequest`; the body of the answer is read unless streamed."""
+        if self._session is None:
+            raise RuntimeError("the session is not open")
+        url = URL(request.url, encoded=True)
+        headers = {
+            name: value.decode() if isinstance(value, bytes) else value
+            for name, value in request.headers.items()
+        }
+        response = await self._session.request(
+            request.method,
+            url,
+            data=request.body,
+            headers=headers,
+            allow_redirects=False,
+            proxy=self._proxies.get(url.scheme),
+        )
+        answer = AioAWSResponse(
+            request.url,
+            response.status,
+            {name.lower(): value for name, value in response.headers.items()},
+            response,
+        )
+        if not request.stream_output:
+            await answer.content
+        return answer

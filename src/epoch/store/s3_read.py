@@ -1,0 +1,85 @@
+"""An object, or a range of one, streaming from an S3 store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from epoch.store.base import ObjectInfo, StoreError
+from epoch.store.s3_errors import understand
+
+
+def info_of(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
+    """From the answer to a HEAD or a GET of the whole object."""
+    modified = answer["LastModified"].timestamp()
+    return ObjectInfo(key, int(answer["ContentLength"]), answer.get("ETag", ""), modified)
+
+
+def range_header(start: int, stop: int | None) -> dict[str, str]:
+    """The parameter that asks for bytes `start` to `stop`; nothing where that is the whole."""
+    if start == 0 and stop is None:
+        return {}
+    return {"Range": f"bytes={start}-" + ("" if stop is None else str(stop - 1))}
+
+
+class S3Reader:
+    """`ObjectReader` over the answer to a GET, which its opener closes.
+
+    `stall`: seconds that may pass until the next bytes come.
+    """
+
+    def __init__(
+        self, key: str, answer: Mapping[str, Any], start: int, stop: int | None, stall: float
+    ) -> None:
+        info = info_of(key, answer)
+        self._expected = info.size
+        self._stall = stall
+        self._content = answer["Body"].raw_stream.content
+        if range_header(start, stop):
+            size = _size_in(answer.get("ContentRange", ""), start)
+            wanted = (size if stop is None else min(stop, size)) - start
+            if wanted != info.size:
+                raise StoreError(f"read {key}: the store answered with another range")
+            info = ObjectInfo(key, size, info.etag, info.modified)
+        self.info = info
+
+    def fileno(self) -> None:
+        """None: there is no file."""
+        return
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = self._expected
+        while left > 0:
+            try:
+                async with asyncio.timeout(self._stall):
+                    chunk = await self._content.readany()
+            except Exception as error:
+                raise understand(error).error(f"read {self.info.key}") from error
+            if not chunk:
+                raise StoreError(f"read {self.info.key}: the store cut it short by {left} bytes")
+            left -= len(chunk)
+            yield chunk
+
+
+class EmptyReader:
+    """`ObjectReader` over no bytes of an object; a range header cannot ask for none."""
+
+    def __init__(self, info: ObjectInfo) -> None:
+        self.info = info
+
+    def fileno(self) -> None:
+        """None: there is no file."""
+        return
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for nothing in range(0):
+            yield bytes(nothing)
+
+
+def _size_in(content_range: str, start: int) -> int:
+    """The object's size in `bytes <start>-<last>/<size>` (RFC 9110, section 14.4), or -1."""
+    span, slash, size = content_range.removeprefix("bytes ").partition("/")
+    if not slash or not size.isdecimal() or span.partition("-")[0] != str(start):
+        return -1
+    return int(size)

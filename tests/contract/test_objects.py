@@ -1,0 +1,238 @@
+"""Single objects: every store puts, finds, reads, lists, moves and deletes them alike."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+import urllib.request
+
+import pytest
+
+from epoch.store.base import Store, StoreError
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+async def keys(store: Store, prefix: str = "", after: str = "") -> list[str]:
+    return [info.key async for info in store.list(prefix, after)]
+
+
+async def read(store: Store, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
+    async with store.open(key, start, stop) as reader:
+        if reader is None:
+            return None
+        return b"".join([chunk async for chunk in reader])
+
+
+@pytest.mark.parametrize("size", [0, 1, 8191, 8192, 8193, 70_000, 6 * 1024 * 1024 + 1])
+async def test_put_and_get(store: Store, size: int) -> None:
+    data = noise(size)
+    before = time.time()
+    await store.put("blobs/sha256/ab", data)
+    info = await store.head("blobs/sha256/ab")
+    assert info is not None
+    assert (info.key, info.size) == ("blobs/sha256/ab", size)
+    assert info.etag
+    assert before - 5 < info.modified < time.time() + 5
+    assert await store.get("blobs/sha256/ab", size) == data
+    assert await read(store, "blobs/sha256/ab") == data
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_put_leaves_no_view(store: Store, kind: type) -> None:
+    data = bytearray(noise(300_000))
+    await store.put("x", data if kind is bytearray else kind(data))
+    expected = bytes(data)
+    data.append(1)  # BufferError while a view of it is out
+    assert await store.get("x", 300_000) == expected
+
+
+async def test_missing(store: Store) -> None:
+    assert await store.head("no/such") is None
+    assert await store.get("no/such", 10) is None
+    assert await read(store, "no/such") is None
+    assert await read(store, "no/such", 0, 0) is None
+    await store.delete("no/such")
+
+
+async def test_get_refuses_what_is_too_large(store: Store) -> None:
+    await store.put("big", b"x" * 11)
+    with pytest.raises(StoreError, match="11 bytes"):
+        await store.get("big", 10)
+    assert await store.get("big", 11) == b"x" * 11
+
+
+async def test_put_replaces(store: Store) -> None:
+    await store.put("k", b"first")
+    first = await store.head("k")
+    await store.put("k", b"other")
+    second = await store.head("k")
+    assert await store.get("k", 100) == b"other"
+    assert first is not None
+    assert second is not None
+    assert first.etag != second.etag
+
+
+async def test_ranges(store: Store) -> None:
+    data = noise(3 * 1024 * 1024 + 17)
+    await store.put("r", data)
+    size = len(data)
+    spans: list[tuple[int, int | None]] = [
+        (0, 1),
+        (0, size),
+        (5, None),
+        (size - 1, None),
+        (1000, 1024 * 1024 + 3),
+        (7, 7),
+    ]
+    for start, stop in spans:
+        async with store.open("r", start, stop) as reader:
+            assert reader is not None
+            assert reader.info.size == size
+            assert reader.info.key == "r"
+            assert b"".join([chunk async for chunk in reader]) == data[start:stop]
+
+
+async def test_reader_left_early(store: Store) -> None:
+    await store.put("r", noise(8 * 1024 * 1024))
+    for _ in range(3):
+        async with store.open("r") as reader:
+            assert reader is not None
+            async for chunk in reader:
+                assert chunk
+                break
+    assert await read(store, "r", 0, 3) == noise(8 * 1024 * 1024)[:3]
+
+
+async def test_fileno_is_the_object(store: Store) -> None:
+    import os
+
+    await store.put("f", b"0123456789")
+    async with store.open("f", 2, 5) as reader:
+        assert reader is not None
+        fd = reader.fileno()
+        if fd is not None:
+            assert os.pread(fd, 100, 0) == b"0123456789"
+        assert b"".join([chunk async for chunk in reader]) == b"234"
+
+
+async def test_list_is_in_key_order(store: Store) -> None:
+    made = [
+        "manifests/a-b/v1.json",
+        "manifests/a/b/v1.json",
+        "manifests/a/v1-rc.json",
+        "manifests/a/v1.0.json",
+        "manifests/a/v1.json",
+        "manifests/a/_digests/sha256-00.json",
+        "manifests/a.b/v1.json",
+        "manifests/a0/v1.json",
+        "blobs/sha256/ff",
+        "catalog.json",
+    ]
+    for key in made:
+        await store.put(key, key.encode())
+    expected = sorted(made, key=str.encode)
+    assert await keys(store) == expected
+    for prefix in ("manifests/", "manifests/a", "manifests/a/", "manifests/a/v1", "c", "none/"):
+        assert await keys(store, prefix) == [key for key in expected if key.startswith(prefix)]
+    for after in expected + ["manifests/a/", "manifests/a", "manifests/a/c", "z", "a"]:
+        assert await keys(store, "", after) == [key for key in expected if key > after]
+        found = await keys(store, "manifests/a", after)
+        assert found == [k for k in expected if k > after and k.startswith("manifests/a")]
+    sizes = {info.key: info.size async for info in store.list("")}
+    assert sizes == {key: len(key) for key in made}
+
+
+async def test_list_over_a_page(store: Store) -> None:
+    made = [f"l/{number:05}" for number in range(1005)]
+    gate = asyncio.Semaphore(16)
+
+    async def put(key: str) -> None:
+        async with gate:
+            await store.put(key, b"")
+
+    await asyncio.gather(*(put(key) for key in made))
+    assert await keys(store, "l/") == made
+    assert await keys(store, "l/", "l/00999") == made[1000:]
+
+
+async def test_delete(store: Store) -> None:
+    await store.put("d/e/f", b"1")
+    await store.put("d/e/g", b"2")
+    await store.delete("d/e/f")
+    assert await store.head("d/e/f") is None
+    assert await store.get("d/e/g", 1) == b"2"
+    await store.delete("d/e/g")
+    assert await keys(store) == []
+
+
+async def test_move(store: Store) -> None:
+    data = noise(5 * 1024 * 1024)
+    await store.put("_uploads/one", data)
+    await store.move("_uploads/one", "blobs/sha256/aa")
+    assert await store.head("_uploads/one") is None
+    assert await store.get("blobs/sha256/aa", len(data)) == data
+    await store.move("_uploads/one", "blobs/sha256/aa")
+    assert await store.get("blobs/sha256/aa", len(data)) == data
+
+
+async def test_move_replaces(store: Store) -> None:
+    await store.put("old", b"new content")
+    await store.put("target", b"?")
+    await store.move("old", "target")
+    assert await store.get("target", 100) == b"new content"
+
+
+async def test_move_of_nothing(store: Store) -> None:
+    with pytest.raises(StoreError, match="source does not exist"):
+        await store.move("no/such", "target")
+
+
+async def test_odd_keys(store: Store) -> None:
+    made = ["manifests/a b/x+y.json", "manifests/ü/%41.json", "manifests/q?a=b&c#d.json", "a/~/'"]
+    for key in made:
+        await store.put(key, key.encode())
+        assert await store.get(key, 100) == key.encode()
+    assert await keys(store) == sorted(made, key=str.encode)
+    await store.move(made[1], "moved")
+    assert await store.get("moved", 100) == made[1].encode()
+
+
+async def test_presigned_url(store: Store) -> None:
+    data = noise(100_000)
+    await store.put("blobs/sha256/cc", data)
+    url = await store.presign("blobs/sha256/cc", 60)
+    if url is None:
+        async with store.open("blobs/sha256/cc") as reader:
+            assert reader is not None
+            assert reader.fileno() is not None, "there must be one way past us"
+        return
+    assert "X-Amz-Signature=" in url
+    assert "X-Amz-Expires=60" in url
+
+    def fetch() -> bytes:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            content: bytes = answer.read()
+            return content
+
+    assert await asyncio.to_thread(fetch) == data
+
+
+async def test_many_at_once(store: Store) -> None:
+    async def one(number: int) -> None:
+        data = noise(200_000, number)
+        await store.put(f"m/{number}", data)
+        found = await store.get(f"m/{number}", len(data))
+        assert found is not None
+        assert hashlib.sha256(found).digest() == hashlib.sha256(data).digest()
+
+    await asyncio.gather(*(one(number) for number in range(40)))
+
+
+async def test_description(store: Store) -> None:
+    assert store.description
+    assert store.min_part_size >= 1
