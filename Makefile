@@ -32,7 +32,7 @@ lint: $(BUILT) ## Check style, types and the Cython code
 	$(BIN)/cython-lint src/epoch
 
 bench: $(BUILT) ## Measure whole pushes and pulls, server and client in separate processes
-	$(BIN)/python -m bench.end_to_end $(ARGS)
+	$(BIN)/python bench/push.py $(ARGS)
 
 bench-core: $(BUILT) ## Measure the core paths, each alone
 	$(BIN)/python -m pytest bench/core $(ARGS)
