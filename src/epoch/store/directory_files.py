@@ -64,7 +64,8 @@ def _create(path: str) -> int:
             return os.open(path, flags, 0o644)
         except FileNotFoundError:
             # The directory is made when it is missed; `remove_empty` may take it away in between.
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
 
 
 def write_into(path: str, offset: int, data: memoryview) -> None:
@@ -134,7 +135,9 @@ def rename(source: str, target: str, root: str, fsync: bool) -> None:
             if not os.path.lexists(source):
                 raise
             made = _missing(folder, root) or made
-            os.makedirs(folder, exist_ok=True)
+            # `remove_empty` may take away what this makes, even while it makes it.
+            with contextlib.suppress(FileNotFoundError):
+                os.makedirs(folder, exist_ok=True)
     if fsync:
         # A new directory lasts only once the one above it is synced too.
         for changed in (folder, *(os.path.dirname(path) for path in made)):
