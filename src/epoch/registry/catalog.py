@@ -38,6 +38,11 @@ class Catalog:
         if await self._store.head(key) is None:
             await self._store.put(key, b"")
 
+    async def has(self, repository: str) -> bool:
+        """Whether anything was pushed to the repository, and not all of it deleted."""
+        marked = await self._store.head(_marker(repository)) is not None
+        return marked or await has_manifests(self._store, repository)
+
     async def remove_if_empty(self, repository: str) -> None:
         """Note that a repository may have lost its last manifest."""
         if await has_manifests(self._store, repository):

@@ -21,7 +21,8 @@ class Manifests:
 
     A manifest is written in this order: its entry as a referrer, its digest copy, its tags; and
     deleted in the reverse order. Whatever is cut short in between, no tag stands for a manifest
-    that cannot be pulled by digest, and no referrer is missing from its index.
+    that cannot be pulled by digest, and no referrer is missing from its index. There are no locks,
+    so a push and a deletion of the same manifest that run at once each look again at the end.
     """
 
     def __init__(
@@ -53,8 +54,8 @@ class Manifests:
             if not is_tag(tag):
                 raise RegistryError(Code.MANIFEST_INVALID, "invalid tag")
         data = await request.body.read(self._max_size)
-        digest = asked if isinstance(asked, Digest) else Digest.of(data)
-        if digest != Digest.of(data, digest.algorithm):
+        digest = Digest.of(data, asked.algorithm if isinstance(asked, Digest) else "sha256")
+        if isinstance(asked, Digest) and digest != asked:
             raise RegistryError(Code.DIGEST_INVALID, "the manifest does not have this digest")
         found = document.parse(data, request.headers.get("content-type"))
         await check_present(self._store, repository, found)
@@ -96,15 +97,24 @@ class Manifests:
     async def _write(
         self, repository: str, digest: Digest, tags: list[str], data: bytes, found: Document
     ) -> None:
+        key = keys.manifest_by_digest(repository, digest)
         await self._referrers.add(repository, digest, found, len(data))
-        await self._store.put(keys.manifest_by_digest(repository, digest), data)
+        await self._store.put(key, data)
 
         async def write_tag(tag: str) -> None:
-            await self._forms.remember(repository, tag, digest)
-            await self._store.put(keys.manifest_by_tag(repository, tag), data)
+            await both(
+                self._forms.remember(repository, tag, digest),
+                self._store.put(keys.manifest_by_tag(repository, tag), data),
+            )
             self._dashboard.changed(repository, tag, present=True)
 
-        await both(self._catalog.add(repository), for_each(write_tag, tags))
+        async def confirm() -> None:
+            if await self._store.head(key) is None:
+                await self._store.put(key, data)
+            await self._referrers.add(repository, digest, found, len(data))
+
+        await for_each(write_tag, tags)
+        await both(self._catalog.add(repository), confirm())
 
     async def _find(self, repository: str, asked: Digest | str) -> tuple[bytes, Digest]:
         if isinstance(asked, Digest):
@@ -129,30 +139,34 @@ class Manifests:
         return None if data is None else (data, digest_of_tagged(data, form))
 
     async def _unknown(self, repository: str) -> RegistryError:
-        if await listing.has_manifests(self._store, repository):
-            return RegistryError(Code.MANIFEST_UNKNOWN)
-        return RegistryError(Code.NAME_UNKNOWN)
+        known = await self._catalog.has(repository)
+        return RegistryError(Code.MANIFEST_UNKNOWN if known else Code.NAME_UNKNOWN)
 
     async def _delete_manifest(self, repository: str, digest: Digest) -> None:
         key = keys.manifest_by_digest(repository, digest)
         data = await self._store.get(key, document.MAX_STORED)
         if data is None:
             raise await self._unknown(repository)
+        await self._delete_tags_of(repository, digest, len(data))
+        await self._store.delete(key)
+        await self._delete_tags_of(repository, digest, len(data))
+        try:
+            found = document.parse(data)
+        except RegistryError:
+            return
+        if found.subject is not None:
+            await self._referrers.remove(repository, found.subject, digest)
+            if await self._store.head(key) is not None:
+                await self._referrers.add(repository, digest, found, len(data))
 
+    async def _delete_tags_of(self, repository: str, digest: Digest, size: int) -> None:
         async def delete_if_same(tag: str) -> None:
             tagged = await self._find_tagged(repository, tag)
             if tagged is not None and tagged[1] == digest:
                 await self._delete_tag(repository, tag)
 
         found = listing.tags(self._store, repository)
-        await for_each(delete_if_same, [tag async for tag, info in found if info.size == len(data)])
-        await self._store.delete(key)
-        try:
-            subject = document.parse(data).subject
-        except RegistryError:
-            return
-        if subject is not None:
-            await self._referrers.remove(repository, subject, digest)
+        await for_each(delete_if_same, [tag async for tag, info in found if info.size == size])
 
     async def _delete_tag(self, repository: str, tag: str) -> None:
         await self._store.delete(keys.manifest_by_tag(repository, tag))

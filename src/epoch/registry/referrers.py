@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from epoch import media
 from epoch.digest import Digest
-from epoch.errors import RegistryError
+from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.names import check_name
 from epoch.registry import document
@@ -61,6 +61,8 @@ class Referrers:
         repository, subject = check_name(name), Digest.parse(reference)
         types = [value for value in request.parameters("artifactType") if value]
         last = request.parameter("last") or ""
+        if last and digest_of_key(f"{last}.json") is None:
+            raise RegistryError(Code.UNSUPPORTED, "last must come from a Link", status=400)
         await self._ensure_complete(repository)
         digests, more = await self._page(repository, subject, last)
 

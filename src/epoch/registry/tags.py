@@ -8,6 +8,7 @@ from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.names import check_name
 from epoch.registry import listing
+from epoch.registry.catalog import Catalog
 from epoch.registry.paging import page
 from epoch.store.base import Store
 
@@ -17,8 +18,9 @@ _MAX_FORM: Final = 1024
 class Tags:
     """Handler of `/v2/<name>/tags/list`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, catalog: Catalog) -> None:
         self._store = store
+        self._catalog = catalog
 
     async def get(self, request: Request, name: str) -> Response:
         """All tags, sorted bytewise, or the page that `n` and `last` ask for.
@@ -27,7 +29,7 @@ class Tags:
         """
         repository = check_name(name)
         tags = sorted([tag async for tag, _ in listing.tags(self._store, repository)])
-        if not tags and not await listing.has_manifests(self._store, repository):
+        if not tags and not await self._catalog.has(repository):
             raise RegistryError(Code.NAME_UNKNOWN)
         shown, link = page(request, f"/v2/{repository}/tags/list", tags)
         headers = [("Content-Type", "application/json")]
@@ -48,7 +50,7 @@ class TagForms:
         self._store = store
 
     async def remember(self, repository: str, tag: str, digest: Digest) -> None:
-        """To be called before the tag is written."""
+        """To be called when the tag is written."""
         if digest.algorithm == "sha256":
             await self.forget(repository, tag)
         else:
@@ -60,7 +62,7 @@ class TagForms:
         return None if data is None else data.decode("ascii", "replace")
 
     async def forget(self, repository: str, tag: str) -> None:
-        """To be called after the tag is gone."""
+        """To be called when the tag is deleted."""
         await self._store.delete(_form_key(repository, tag))
 
 

@@ -57,7 +57,7 @@ class House:
         self.catalog = Catalog(store)
         self.dashboard = Dashboard(store)
         self.manifests = Manifests(store, self.referrers, self.catalog, self.dashboard, 4096)
-        self.tags = Tags(store)
+        self.tags = Tags(store, self.catalog)
         self.blobs = Blobs(store, References(store).holds)
 
     def request(

@@ -94,6 +94,10 @@ async def test_referrers_of_what_is_unknown(house: Any) -> None:
         assert (await house.list_referrers("never/pushed", digest))[0] == []
     answer = house.referrers.get(house.request(), REPO, "sha256:bad")
     assert await house.refused(answer) == (400, Code.DIGEST_INVALID)
+    answer = house.referrers.get(
+        house.request(query=[("last", "\udcff/../x")]), REPO, str(Digest.of(b"x"))
+    )
+    assert await house.refused(answer) == (400, Code.UNSUPPORTED)
     # Reading leaves nothing behind.
     assert await house.keys() == []
 

@@ -1,5 +1,6 @@
 """Manifests by tag and by digest: pushed, pulled, deleted."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -164,3 +165,30 @@ async def test_a_damaged_manifest_is_not_served_by_digest(house: Any) -> None:
     digest = await house.push(REPO, await house.image())
     await house.store.put(keys.manifest_by_digest(REPO, digest), b"{}")
     assert await house.refused(house.get(REPO, digest)) == (500, Code.UNKNOWN)
+
+
+async def test_a_push_and_a_deletion_at_once_leave_nothing_half_done(house: Any) -> None:
+    subject = house.descriptor(b"subject")
+    data = await house.image(b"layer", subject=subject)
+    digest = Digest.of(data)
+
+    async def delete() -> None:
+        try:
+            await house.delete(REPO, digest)
+        except RegistryError as error:
+            assert error.status == 404  # noqa: PT017 - either outcome is right
+
+    for turn in range(30):
+        await house.push(REPO, data, "old")
+        calls = [house.push(REPO, data, "new"), delete(), house.push(REPO, data), delete()]
+        await asyncio.gather(*(calls if turn % 2 else reversed(calls)))
+        try:
+            present = (await house.get(REPO, digest)).body == data
+        except RegistryError:
+            present = False
+        entries = (await house.list_referrers(REPO, subject["digest"]))[0]
+        assert len(entries) == present
+        if present:
+            assert (await house.list_catalog())[0] == [REPO]
+        else:
+            assert await house.keys("manifests/") == []
