@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo test lint bench bench-core minio-test clean
+.PHONY: help setup run demo test test-slow lint bench bench-core minio-test clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(BUILT) ## Push, pull and measure a 1 GiB image with curl (ARGS="--mib 25
 
 test: $(BUILT) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(BUILT) ## Run the tests that take minutes and much disk
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(BUILT) ## Check style, types and the Cython code
 	$(BIN)/ruff check .
