@@ -43,8 +43,8 @@ bench-core: $(BUILT) ## Measure the core paths, each alone
 minio-test: $(BUILT) ## Run the store's tests against a MinIO server
 	$(BIN)/python tests/tools/minio.py $(ARGS)
 
-clean: ## Remove all that was built or measured here
-	rm -rf .venv build dist src/*.egg-info src/epoch/_fastio.c src/epoch/*.so demo-data \
+clean: ## Remove all that was built here, .venv too
+	rm -rf .venv build dist src/*.egg-info src/epoch/_fastio.c src/epoch/*.so demo-data bench/bin \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find src tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
