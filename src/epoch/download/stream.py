@@ -1,6 +1,6 @@
 """The bodies of responses to GET and HEAD of a blob."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 
@@ -37,6 +37,7 @@ class Stored:
     ) -> None:
         self._context = context
         self._reader = reader
+        self._chunks: AsyncGenerator[bytes, None] | None = None
         self.offset = start
         self.length = stop - start
 
@@ -63,13 +64,22 @@ class Stored:
         """The object's file, or None where it is not one."""
         return self._reader.fileno()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._chunks = self._read()
+        return self._chunks
+
+    async def _read(self) -> AsyncGenerator[bytes, None]:
         left = self.length
-        async for chunk in self._reader:
-            left -= len(chunk)
-            if left < 0:
-                break
-            yield chunk
+        chunks = aiter(self._reader)
+        try:
+            async for chunk in chunks:
+                left -= len(chunk)
+                if left < 0:
+                    break
+                yield chunk
+        finally:
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
         if left:
             # Raised, so that the connection is cut: the client must not take this for the blob.
             raise StoreError(
@@ -77,5 +87,10 @@ class Stored:
             )
 
     async def aclose(self) -> None:
-        """Give the reader back to the store."""
-        await self._context.__aexit__(None, None, None)
+        """Give the reader back to the store, however far it was read."""
+        try:
+            # Not left to the garbage collector when the client is gone half-way.
+            if self._chunks is not None:
+                await self._chunks.aclose()
+        finally:
+            await self._context.__aexit__(None, None, None)

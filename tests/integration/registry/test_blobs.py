@@ -158,3 +158,17 @@ async def test_an_object_that_is_cut_short_ends_in_an_error(house: Any, lost: in
         async for _ in stream:
             pass
     await stream.aclose()
+
+
+async def test_a_stream_may_be_left_half_way(house: Any) -> None:
+    content = CONTENT * 1024
+    digest = await house.push_blob(content)
+    response = await house.blobs.get(house.request(), REPO, str(digest))
+    received = 0
+    async for chunk in response.body:
+        received += len(chunk)
+        break
+    assert 0 < received < len(content)
+    await response.body.aclose()
+    # Nothing waits for the garbage collector: the iterator is at its end.
+    assert [chunk async for chunk in response.body._chunks] == []

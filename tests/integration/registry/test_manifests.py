@@ -53,6 +53,15 @@ async def test_a_broken_catalog_json_is_left_alone(house: Any) -> None:
     assert await house.store.get("catalog.json", 10_000) == b"{broken"
 
 
+@pytest.mark.parametrize("store", ["directory"], indirect=True)
+async def test_a_push_does_not_need_catalog_json(house: Any, caplog: Any) -> None:
+    await house.store.put("catalog.json/in-the-way", b"")
+    await house.push(REPO, await house.image(), "v1")
+    await house.dashboard.close()
+    assert "catalog.json not updated (1 tags)" in caplog.text
+    assert (await house.get(REPO, "v1")).status == 200
+
+
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 async def test_tags_remember_the_digest_they_were_made_with(house: Any, algorithm: str) -> None:
     data = await house.image(b"layer", algorithm=algorithm)
