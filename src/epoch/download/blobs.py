@@ -70,7 +70,9 @@ class Blobs:
         _known(await self._store.head(key))
         if await self._is_referenced(digest):
             raise RegistryError(
-                Code.UNSUPPORTED, "a manifest still needs this blob: delete the manifest first"
+                Code.UNSUPPORTED,
+                "a manifest still needs this blob: delete the manifest first",
+                headers=(("Allow", "GET, HEAD"),),
             )
         await self._store.delete(key)
         return Response(202)

@@ -6,12 +6,12 @@ are gathered, written in the background, and given up with a line in the log whe
 
 import asyncio
 import json
-import logging
 import re
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from epoch import log
 from epoch.store import keys
 from epoch.store.base import Store, StoreError
 
@@ -21,7 +21,6 @@ GATHER: Final = 1.0
 """Seconds that changes are gathered for before the object is rewritten."""
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_log = logging.getLogger(__name__)
 
 
 class Dashboard:
@@ -53,13 +52,13 @@ class Dashboard:
             try:
                 await self._write(changes)
             except StoreError as error:
-                _log.warning("%s not updated (%d tags): %s", KEY, len(changes), error)
+                log.warn(f"{KEY} not updated", tags=len(changes), error=error)
 
     async def _write(self, changes: dict[tuple[str, str], bool]) -> None:
         old = await self._store.get(KEY, MAX_BYTES)
         new = apply(old, changes, datetime.now(UTC).isoformat())
         if new is None:
-            _log.warning("%s is not what the Go server writes; left as it is", KEY)
+            log.warn(f"{KEY} is not what the Go server writes; left as it is")
         elif new != old:
             await self._store.put(KEY, new)
 
