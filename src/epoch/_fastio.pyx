@@ -95,6 +95,8 @@ cdef class Sha256:
         cdef uint64_t length = int.from_bytes(state[:8], "big")
         if <uint64_t> (len(state) - 40) != length % 64:
             raise ValueError("not an exported SHA-256 state: its length does not fit")
+        if length >> 61:
+            raise ValueError("not an exported SHA-256 state: no message has 2**64 bits")
         self.ctx.length = length
         for i in range(8):
             self.ctx.h[i] = int.from_bytes(state[8 + 4 * i:12 + 4 * i], "big")
@@ -190,7 +192,8 @@ cdef class Pool:
         cdef uint8_t *memory
         if not 0 < capacity <= size or window <= 0:
             raise ValueError("a part buffer needs 0 < capacity <= size and a window above 0")
-        size = (size + PAGE - 1) // PAGE * PAGE
+        if size <= self.budget:
+            size += -size % <Py_ssize_t> PAGE  # after the check: huge sizes would overflow
         if size > self.budget:
             raise ValueError(f"{size} bytes can never be lent from a budget of {self.budget}")
         if self.lent + size > self.budget:
@@ -232,6 +235,7 @@ cdef class Pool:
 
 
 @cython.final
+@cython.no_gc_clear  # the memory goes back to the pool even from a cycle of garbage
 @cython.freelist(32)
 cdef class PartBuffer:
     cdef Pool pool                      # lender
@@ -256,7 +260,7 @@ cdef class PartBuffer:
             raise BufferError("this part buffer has been given back")
         if flags & PyBUF_WRITABLE:
             PyBuffer_FillInfo(view, self, self.memory + self.filled,
-                              min(self.window, self.capacity - self.filled), 0, flags)
+                              max(0, min(self.window, self.capacity - self.filled)), 0, flags)
         else:
             PyBuffer_FillInfo(view, self, self.memory, self.filled, 1, flags)
         self.views += 1
