@@ -14,6 +14,8 @@ import httptools
 from epoch.errors import Code, RegistryError
 
 MAX_QUERY_FIELDS: Final = 100
+MAX_AROUND_TARGET: Final = 32 + len("  HTTP/1.1\r\n")
+"""Bytes of a request line beside its target: a method of at most 32, and the version."""
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 _HUGE_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*[0-9]{20,}[ \t]*\r\n", re.IGNORECASE)
 _BAD_BYTES = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n)|\r\n[ \t]")
@@ -63,6 +65,15 @@ def bad_request(message: str, status: int = 400) -> RegistryError:
     return RegistryError(Code.BAD_REQUEST, message, status=status)
 
 
+def too_long(data: bytes, limits: Limits) -> RegistryError:
+    """What a head of more than `limits.head` bytes is answered with, whether it has ended or not:
+    414 where the request line alone is too long, else 431."""
+    line = data.find(b"\r\n", 0, limits.target + MAX_AROUND_TARGET)
+    if line < 0:
+        return bad_request(f"the request target is longer than {limits.target} bytes", 414)
+    return bad_request(f"the request head is longer than {limits.head} bytes", 431)
+
+
 class _Collector:
     """The callbacks that httptools asks for."""
 
@@ -90,6 +101,8 @@ def parse(data: bytes, limits: Limits) -> Head:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade:
         pass  # `Upgrade: h2c` and the like are ignored; the fields have all been delivered
+    except httptools.HttpParserInvalidMethodError:
+        raise RegistryError(Code.UNSUPPORTED, "unknown method", status=501) from None
     except httptools.HttpParserError as error:
         raise bad_request(f"malformed HTTP request head: {error}") from None
     if not collector.complete:
@@ -116,7 +129,7 @@ def parse(data: bytes, limits: Limits) -> Head:
 
 def _judge_bytes(data: bytes, limits: Limits) -> None:
     if len(data) > limits.head:
-        raise bad_request(f"the request head is longer than {limits.head} bytes", 431)
+        raise too_long(data, limits)
     line = _REQUEST_LINE.match(data)
     if line is None:
         raise bad_request("malformed request line")
