@@ -75,6 +75,7 @@ class PartSink:
         self._spilled = False  # the bytes being received go to SPILL
         self._held = b""  # what was spilled, until a buffer is there
         self._queued = False
+        self._ended = False  # no further part is needed
         self._taken: asyncio.Future[None] | None = None  # somebody waits for what was spilled
 
     # BodySink
@@ -131,9 +132,9 @@ class PartSink:
             return True
         try:
             part = self._budget.borrow(self._capacity(), self._part_size, in_turn=True)
-        except MemoryError as error:
+        except Exception as error:  # noqa: BLE001 - ours to see; those behind us must go on
             self._queued = False
-            self._flow.fail(RegistryError(Code.UNAVAILABLE, str(error)))
+            self._flow.fail(error)
             return True
         if part is None:
             return False
@@ -154,7 +155,7 @@ class PartSink:
 
     def part_done(self) -> None:
         """The shipper has room again, or memory came back: go on if that is what we waited for."""
-        if self._part is None and not self._queued:
+        if self._part is None and not self._queued and not self._ended:
             self._go_on()
 
     async def take_last(self) -> PartBuffer | None:
@@ -165,12 +166,18 @@ class PartSink:
         if self._held:
             self._taken = asyncio.get_running_loop().create_future()
             await self._taken
+        self._ended = True
         part, self._part = self._part, None
+        if part is not None and not part.filled:
+            # Lent for the end of a chunked body: S3 takes an empty part for a mistake.
+            part.release()
+            return None
         return part
 
     def close(self) -> None:
         """Give back what is held. For every sink, whatever happened."""
         self._queued = False
+        self._ended = True
         self._budget.leave(self)
         self._held = b""
         part, self._part = self._part, None
