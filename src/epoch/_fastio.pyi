@@ -76,6 +76,17 @@ class PartBuffer:
     def advance_hashed(self, count: int, digest: Sha256, /) -> None:
         """The same, and hash them where they lie, with the GIL released."""
 
+    @property
+    def shrunk(self) -> bool:
+        """Whether memory was given back by `shrink` and not yet taken again."""
+
+    def shrink(self) -> bool:
+        """Give back the memory behind what is filled, down to a page; the content stays. False
+        where nothing can be given back: a view is out, or the system cannot grow mappings."""
+
+    def grow(self) -> bool:
+        """Undo `shrink`, without copying; False where the budget has no room for it now."""
+
     def release(self) -> None:
         """Give the memory back. It goes to the pool at once, or as soon as the last view is
         released. No further use; a second call does nothing."""

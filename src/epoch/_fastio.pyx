@@ -1,4 +1,5 @@
 # cython: language_level=3, embedsignature=True, boundscheck=False, wraparound=False
+# cython: auto_pickle=False
 """Part buffers, their pool, the running digest, the chunked decoder.
 
 The manual of every name is `_fastio.pyi`. No OCI, no asyncio, no policy in here.
@@ -39,8 +40,23 @@ cdef extern from *:
     #else
     #define EPOCH_HUGEPAGE MADV_NORMAL
     #endif
+    /* Grow a mapping, moving its page table entries where it cannot grow in place. */
+    static void *epoch_grow(void *memory, size_t old_size, size_t new_size) {
+    #ifdef MREMAP_MAYMOVE
+        return mremap(memory, old_size, new_size, MREMAP_MAYMOVE);
+    #else
+        (void)memory, (void)old_size, (void)new_size;
+        return MAP_FAILED;
+    #endif
+    }
+    #ifdef MREMAP_MAYMOVE
+    #define EPOCH_CAN_GROW 1
+    #else
+    #define EPOCH_CAN_GROW 0
+    #endif
     """
-    int EPOCH_HUGEPAGE
+    int EPOCH_HUGEPAGE, EPOCH_CAN_GROW
+    void *epoch_grow(void *memory, size_t old_size, size_t new_size) nogil
 
 epoch_sha256_setup()
 
@@ -66,7 +82,7 @@ def sha256_implementation():
     return epoch_sha256_implementation().decode()
 
 
-def sha256_blocks(str implementation, bytes state, const uint8_t[::1] data):
+def sha256_blocks(str implementation, bytes state, const uint8_t[::1] data, /):
     cdef epoch_sha256_blocks blocks = epoch_sha256_find(implementation.encode())
     cdef uint32_t h[8]
     cdef Py_ssize_t i
@@ -202,7 +218,7 @@ cdef class Pool:
         part = PartBuffer.__new__(PartBuffer)
         part.pool = self
         part.memory = memory
-        part.size = size
+        part.size = part.full_size = size
         part.capacity = capacity
         part.window = window
         self.lent += size
@@ -218,11 +234,14 @@ cdef class Pool:
             self.trim()
         return map_memory(size)
 
-    cdef void give_back(self, uint8_t *memory, Py_ssize_t size):
+    cdef void give_back(self, uint8_t *memory, Py_ssize_t size, bint keep):
         self.lent -= size
         self.lent_count -= 1
-        self.kept += size
-        self.free.setdefault(size, []).append(<uintptr_t> memory)
+        if keep:
+            self.kept += size
+            self.free.setdefault(size, []).append(<uintptr_t> memory)
+        else:
+            unmap_memory(memory, size)
         if self.on_free is not None:
             self.on_free()
 
@@ -240,7 +259,8 @@ cdef class Pool:
 cdef class PartBuffer:
     cdef Pool pool                      # lender
     cdef uint8_t *memory                # lent by the pool until `views` is 0 after release()
-    cdef Py_ssize_t size                # bytes mapped at `memory`
+    cdef Py_ssize_t size                # bytes mapped at `memory`, fewer after shrink()
+    cdef Py_ssize_t full_size           # bytes mapped when it was lent
     cdef readonly Py_ssize_t capacity   # bytes that may be filled, at most `size`
     cdef readonly Py_ssize_t filled
     cdef readonly Py_ssize_t views      # buffer exports that are not released
@@ -260,7 +280,8 @@ cdef class PartBuffer:
             raise BufferError("this part buffer has been given back")
         if flags & PyBUF_WRITABLE:
             PyBuffer_FillInfo(view, self, self.memory + self.filled,
-                              max(0, min(self.window, self.capacity - self.filled)), 0, flags)
+                              max(0, min(self.window, min(self.capacity, self.size) - self.filled)),
+                              0, flags)
         else:
             PyBuffer_FillInfo(view, self, self.memory, self.filled, 1, flags)
         self.views += 1
@@ -276,7 +297,7 @@ cdef class PartBuffer:
     cdef void check_room(self, Py_ssize_t count) except *:
         if self.released:
             raise BufferError("this part buffer has been given back")
-        if count < 0 or count > self.capacity - self.filled:
+        if count < 0 or count > min(self.capacity, self.size) - self.filled:
             raise ValueError(f"{count} bytes do not fit: {self.capacity - self.filled} have room")
 
     def advance(self, Py_ssize_t count, /):
@@ -287,6 +308,39 @@ cdef class PartBuffer:
         self.check_room(count)
         digest.hash(self.memory + self.filled, count)
         self.filled += count
+
+    @property
+    def shrunk(self):
+        return self.size < self.full_size
+
+    def shrink(self):
+        cdef Py_ssize_t page = PAGE
+        cdef Py_ssize_t size = max(1, (self.filled + page - 1) // page) * page
+        if self.released or self.views or not EPOCH_CAN_GROW or size == self.size:
+            return False
+        munmap(self.memory + size, self.size - size)
+        self.pool.lent -= self.size - size
+        self.size = size
+        if self.pool.on_free is not None:
+            self.pool.on_free()
+        return True
+
+    def grow(self):
+        cdef Py_ssize_t more = self.full_size - self.size
+        cdef uint8_t *memory
+        if self.released or self.views:
+            raise BufferError("only a buffer that is lent, without views, can grow")
+        if self.pool.lent + more > self.pool.budget:
+            return False
+        if self.pool.lent + self.pool.kept + more > self.pool.budget:
+            self.pool.trim()
+        memory = <uint8_t *> epoch_grow(self.memory, self.size, self.full_size)
+        if memory == <uint8_t *> MAP_FAILED:
+            raise MemoryError(f"the kernel refused {more} bytes for a part buffer")
+        self.memory = memory
+        self.size = self.full_size
+        self.pool.lent += more
+        return True
 
     def release(self):
         if self.released:
@@ -299,7 +353,7 @@ cdef class PartBuffer:
         cdef uint8_t *memory = self.memory
         self.memory = NULL
         if memory != NULL:
-            self.pool.give_back(memory, self.size)
+            self.pool.give_back(memory, self.size, self.size == self.full_size)
 
     def __dealloc__(self):
         # Views hold a reference, so none is out here; only a forgotten release() ends up here.

@@ -45,7 +45,7 @@ class App:
         manifests = Manifests(
             store, referrers, catalog, self._dashboard, max_size=settings.http.max_manifest
         )
-        tags = Tags(store)
+        tags = Tags(store, catalog)
         metrics.buffers = self._buffers
         self._actions: dict[Endpoint, dict[str, Action]] = {
             Endpoint.PING: {"GET": _ping},

@@ -69,6 +69,10 @@ class Budget:
             return None
         return self.pool.lend(_size(capacity, part_size), capacity, self.window)
 
+    def grow(self, part: PartBuffer, *, in_turn: bool = False) -> bool:
+        """Give a shrunk buffer its memory again; False: then wait for one's turn with `queue`."""
+        return (in_turn or not self._queue) and part.grow()
+
     def queue(self, borrower: Borrower) -> None:
         """Wait for one's turn; `try_borrow` is called then."""
         self._queue.append(borrower)

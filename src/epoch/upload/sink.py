@@ -20,8 +20,8 @@ SPILL: Final = bytearray(4096)
 DISCARD: Final = bytearray(256 * 1024)
 """Takes bodies that are only hashed. Shared: it is filled and used within one callback."""
 
-STALL_SECONDS: Final = 5.0
-"""How long a silent client may hold a begun buffer while others wait for one."""
+STALL_SECONDS: Final = 10.0
+"""How long a silent client may hold what it has sent while others wait for memory."""
 
 
 class Hasher(Protocol):
@@ -84,12 +84,14 @@ class PartSink:
         """See `message.BodySink`."""
         if self._spilled:
             return memoryview(SPILL)[:limit]
+        if self._part is None:
+            self._part = self._budget.borrow(self._capacity(), self._part_size)
+        elif self._part.shrunk:
+            self._budget.grow(self._part)
         part = self._part
-        if part is None:
-            part = self._part = self._budget.borrow(self._capacity(), self._part_size)
-            if part is None:
-                self._spilled = True
-                return memoryview(SPILL)[:limit]
+        if part is None or part.shrunk:
+            self._spilled = True
+            return memoryview(SPILL)[:limit]
         if limit < part.window:
             part.window = limit
         return part
@@ -109,15 +111,17 @@ class PartSink:
         self._hand_on()
 
     def idle(self, seconds: float) -> None:
-        """See `message.BodySink`: an idle body holds no empty buffer, and a begun one not for long
-        while others wait."""
+        """See `message.BodySink`: an idle body holds no empty buffer, and while others wait only
+        as much of a begun one as it has filled, and that not for long."""
         part = self._part
         if part is None or part.views:
             return
         if part.filled == 0:
             self._part = None
             part.release()
-        elif self._budget.waiting and seconds >= STALL_SECONDS:
+        elif not self._budget.waiting or part.shrink():
+            return
+        elif seconds >= STALL_SECONDS:
             raise RegistryError(
                 Code.UNAVAILABLE,
                 f"no byte has come for {STALL_SECONDS:g} seconds while others wait for memory",
@@ -131,7 +135,7 @@ class PartSink:
         if not self._queued:
             return True
         try:
-            part = self._budget.borrow(self._capacity(), self._part_size, in_turn=True)
+            part = self._borrow_in_turn()
         except Exception as error:  # noqa: BLE001 - ours to see; those behind us must go on
             self._queued = False
             self._flow.fail(error)
@@ -185,6 +189,11 @@ class PartSink:
             part.release()
 
     # inside
+
+    def _borrow_in_turn(self) -> PartBuffer | None:
+        if self._part is None:
+            return self._budget.borrow(self._capacity(), self._part_size, in_turn=True)
+        return self._part if self._budget.grow(self._part, in_turn=True) else None
 
     def _capacity(self) -> int:
         if self._length is None:
