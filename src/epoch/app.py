@@ -15,9 +15,10 @@ from epoch.config import Settings, StoreSettings
 from epoch.download.blobs import Blobs as Downloads
 from epoch.errors import Code, RegistryError
 from epoch.http.head import Limits
-from epoch.http.listener import Service, Timeouts
+from epoch.http.listener import Service
 from epoch.http.message import Request, Response
 from epoch.http.routes import Endpoint, Route, match
+from epoch.http.shared import Timeouts
 from epoch.metrics import Buffers, metrics, render
 from epoch.registry.catalog import Catalog
 from epoch.registry.dashboard import Dashboard

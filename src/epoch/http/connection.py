@@ -23,7 +23,7 @@ from epoch.metrics import metrics
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from epoch.http.listener import Service
+    from epoch.http.shared import Shared
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ WRITE_HIGH: Final = 256 * 1024
 class Connection:
     """See the module. Created by the listener for every accepted connection."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Shared) -> None:
         # Global state
         self._service = service
         self._loop = service.loop
@@ -206,7 +206,7 @@ class Connection:
 
     def _refuse(self, error: RegistryError) -> None:
         """Answer what is no request at all, and close."""
-        self._service.log_refusal(self, error)
+        self._service.log_refusal(self.peer, error)
         response = error_response(error)
         assert isinstance(response.body, bytes)
         head = render_head(response, self._service.always, keep_alive=False)

@@ -1,65 +1,22 @@
-"""The listening socket, what all its connections share, their clock, and the orderly end."""
+"""The listening socket, the clock of its connections, and the orderly end."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-from epoch.errors import RegistryError
 from epoch.http.connection import Connection
-from epoch.http.head import Limits
-from epoch.http.message import Handler, Request
-
-logger = logging.getLogger(__name__)
+from epoch.http.shared import Shared
 
 TICK_SECONDS: Final = 1.0
 BACKLOG: Final = 1024
 
-AccessLog = Callable[[Request | None, str, int, int, int, float], None]
-"""Called once per request: the request (None where no head could be read), the peer, the status,
-bytes of the body in and out, seconds."""
 
+class Service(Shared):
+    """A listener, and what all its connections share."""
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds, and bytes a second for `min_rate`; each follows progress, none is a total."""
-
-    head: float
-    idle: float
-    body_idle: float
-    min_rate: float
-
-
-class Service:
-    """What all connections of one listener share; and their listener."""
-
-    def __init__(
-        self,
-        handler: Handler,
-        *,
-        limits: Limits,
-        timeouts: Timeouts,
-        max_body: int,
-        access_log: AccessLog,
-        headers: tuple[tuple[str, str], ...] = (),
-    ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.handler = handler
-        self.limits = limits
-        self.timeouts = timeouts
-        self.max_body = max_body
-        self.always = "".join(f"{name}: {value}\r\n" for name, value in headers).encode()
-        self.secure = False
-        self.connections: set[Connection] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
-        """Requests being answered; some outlive their connection."""
-        self.closing = False
-        self._access_log = access_log
-        self._server: asyncio.Server | None = None
-        self._clock: asyncio.TimerHandle | None = None
+    _server: asyncio.Server | None = None
+    _clock: asyncio.TimerHandle | None = None
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
         """Listen on an address; port 0 takes a free one. Returns where. OSError if it is taken."""
@@ -97,16 +54,6 @@ class Service:
             self._clock.cancel()
         if self._server is not None:
             await self._server.wait_closed()
-
-    def log_request(
-        self, request: Request, status: int, received: int, sent: int, seconds: float
-    ) -> None:
-        """One access line."""
-        self._access_log(request, request.peer, status, received, sent, seconds)
-
-    def log_refusal(self, connection: Connection, error: RegistryError) -> None:
-        """One access line for what was no request."""
-        self._access_log(None, connection.peer, error.status, 0, 0, 0.0)
 
     def _tick(self) -> None:
         now = self.loop.time()

@@ -1,0 +1,77 @@
+"""What all connections of one listener share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from epoch.errors import RegistryError
+from epoch.http.head import Limits
+from epoch.http.message import Handler, Request
+
+AccessLog = Callable[[Request | None, str, int, int, int, float], None]
+"""Called once per request: the request (None where no head could be read), the peer, the status,
+bytes of the body in and out, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds, and bytes a second for `min_rate`; each follows progress, none is a total."""
+
+    head: float
+    idle: float
+    body_idle: float
+    min_rate: float
+
+
+class Ended(Protocol):
+    """A connection, as far as its listener looks after it."""
+
+    def tick(self, now: float) -> None:
+        """Hold the client to its deadlines."""
+
+    def close_when_idle(self) -> None:
+        """Close between requests, and after the one that is running."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class Shared:
+    """Settings, the handler, and who is connected."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: Limits,
+        timeouts: Timeouts,
+        max_body: int,
+        access_log: AccessLog,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """`max_body`: the most bytes of a chunked body. `headers`: sent with every response."""
+        self.loop = asyncio.get_running_loop()
+        self.handler = handler
+        self.limits = limits
+        self.timeouts = timeouts
+        self.max_body = max_body
+        self.always = "".join(f"{name}: {value}\r\n" for name, value in headers).encode()
+        self.secure = False
+        self.closing = False
+        self.connections: set[Ended] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Requests being answered; some outlive their connection."""
+        self._access_log = access_log
+
+    def log_request(
+        self, request: Request, status: int, received: int, sent: int, seconds: float
+    ) -> None:
+        """One access line."""
+        self._access_log(request, request.peer, status, received, sent, seconds)
+
+    def log_refusal(self, peer: str, error: RegistryError) -> None:
+        """One access line for what was no request."""
+        self._access_log(None, peer, error.status, 0, 0, 0.0)
