@@ -139,12 +139,8 @@ def seaweedfs() -> Iterator[S3Settings]:
         _wait_for_bucket(process, settings, log)
         yield settings
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()  # it would take seconds to save what is removed here
+        process.wait()
         shutil.rmtree(home, ignore_errors=True)
 
 

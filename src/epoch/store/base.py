@@ -99,12 +99,24 @@ class Store(Protocol):
     async def put(self, key: str, data: Buffer) -> None:
         """Store `data` whole at `key`, replacing what is there, in one step for all readers."""
 
+    async def put_new(self, key: str, data: Buffer) -> bool:
+        """Store `data` at `key` if nothing is there: of several writers one gets True.
+
+        Their data must differ: an answer that was lost is recognised by them. Some stores know no
+        such condition and ignore it (Google Cloud Storage); there it holds only while no two
+        writers are at it in the same instant.
+        """
+
     async def delete(self, key: str) -> None:
         """Remove the object; that there is none is no error."""
 
     def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
-        """Every object whose key starts with `prefix` and is greater than `after`, in key order
-        (bytewise UTF-8)."""
+        """Every object whose key starts with `prefix`, after the key `after`, in the store's order.
+
+        That is bytewise UTF-8, but for SeaweedFS, which orders component by component: there
+        `a/b` comes before `a-b`. Keys that differ in their last component only are in bytewise
+        order everywhere. `after`: a key that a list gave, or one beside those.
+        """
 
     async def create_multipart(self, key: str) -> Multipart:
         """Begin a multipart upload; nothing is visible at `key` until it is completed."""

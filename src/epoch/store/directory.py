@@ -124,11 +124,24 @@ class DirectoryStore:
         with memoryview(data) as view:
             await self._threads.run(f"put {key}", self._put, path, view)
 
-    def _put(self, path: str, view: memoryview) -> None:
+    async def put_new(self, key: str, data: Buffer) -> bool:
+        """Store `data` at `key` if nothing is there; whether it was stored."""
+        path = self._path(key)
+        with memoryview(data) as view:
+            return await self._threads.run(f"put {key}", self._put_new, path, view)
+
+    def _put_new(self, path: str, view: memoryview) -> bool:
+        try:
+            self._put(path, view, replace=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def _put(self, path: str, view: memoryview, *, replace: bool = True) -> None:
         temporary = self._temporary()
         try:
             files.write_whole(temporary, view, self._fsync)
-            files.rename(temporary, path, self._root, self._fsync)
+            files.rename(temporary, path, self._root, self._fsync, replace=replace)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)

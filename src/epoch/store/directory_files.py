@@ -123,13 +123,20 @@ def finish(path: str, size: int, fsync: bool) -> None:
         os.close(fd)
 
 
-def rename(source: str, target: str, root: str, fsync: bool) -> None:
-    """Rename, make the directories above `target`, sync them; FileNotFoundError: no source."""
+def rename(source: str, target: str, root: str, fsync: bool, *, replace: bool = True) -> None:
+    """Rename, make the directories above `target`, sync them; FileNotFoundError: no source.
+
+    Without `replace`: FileExistsError where `target` is there.
+    """
     folder = os.path.dirname(target)
     made = _missing(folder, root)
     while True:
         try:
-            os.rename(source, target)
+            if replace:
+                os.rename(source, target)
+            else:
+                os.link(source, target)
+                os.unlink(source)
             break
         except FileNotFoundError:
             if not os.path.lexists(source):

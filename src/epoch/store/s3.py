@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _CONTENT_TYPE: Final = "application/octet-stream"
+
+_CONFLICTS: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+"""A conditional write has failed: somebody else's object is there, or is just being written."""
+
+_MAX_CONDITIONAL: Final = 16 * 1024 * 1024
+"""Bytes of the largest object that is written under a condition."""
 """Of every object, as the Go server has it; what is served comes from the manifest's JSON."""
 _ABORTS: Final = 4
 _PROOF: Final = 5.0
@@ -115,12 +121,29 @@ class S3Store:
         parameters = {**self._at(key), "ContentType": _CONTENT_TYPE}
         await self._calls.send(f"put {key}", "put_object", parameters, data)
 
+    async def put_new(self, key: str, data: Buffer) -> bool:
+        """Store `data` at `key` if nothing is there; whether it was stored.
+
+        The condition is If-None-Match (Amazon S3, "Conditional writes"). Stores that ignore it are
+        why we look before and after.
+        """
+        if await self.head(key) is not None:
+            return False
+        parameters = {**self._at(key), "ContentType": _CONTENT_TYPE, "IfNoneMatch": "*"}
+        try:
+            await self._calls.send(f"put {key}", "put_object", parameters, data)
+        except StoreError as error:
+            cause = error.__cause__
+            if not isinstance(cause, Failed) or cause.failure.code not in _CONFLICTS:
+                raise
+        return await self.get(key, _MAX_CONDITIONAL) == bytes(data)
+
     async def delete(self, key: str) -> None:
         """Remove the object; that there is none is no error."""
         await self._calls.find(f"delete {key}", "delete_object", self._at(key))
 
     async def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
-        """Every object whose key starts with `prefix` and is greater than `after`, in key order."""
+        """Every object whose key starts with `prefix`, after `after`, in the store's order."""
         own = self._settings.prefix
         parameters = {"Prefix": own + prefix}
         if after:

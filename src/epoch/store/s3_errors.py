@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
 
 from epoch.store.base import StoreError
 
@@ -123,10 +124,10 @@ def understand(error: Exception) -> Failure:
         reason = error.os_error.strerror or "no route"
         text = f"cannot connect to the store ({reason}): check EPOCH_S3_ENDPOINT"
         return Failure("", text, transient=True)
+    if isinstance(error, aiohttp.ClientResponseError | ResponseParserError):
+        return Failure("", "the answer is not that of an S3 store", transient=True, lost=True)
     if isinstance(error, aiohttp.ClientError | OSError):
         return Failure("", "the connection to the store broke", transient=True, lost=True)
-    if isinstance(error, HTTPClientError) or type(error).__name__ == "ResponseParserError":
-        return Failure("", "the answer is not that of an S3 store", transient=True, lost=True)
     return Failure("", f"unexpected {type(error).__name__}", transient=False, lost=True)
 
 
@@ -134,12 +135,12 @@ def _answered(error: ClientError) -> Failure:
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     throttled = status == 429 or code in _THROTTLED
-    transient = throttled or code in _TRANSIENT or (status >= 500 and code != "NotImplemented")
+    transient = throttled or code in _TRANSIENT or (status >= 500 and status != 501)
     advice = _ADVICE.get(code)
     if advice is None and 300 <= status < 400:
         advice = _ELSEWHERE
     if advice is None:
         advice = "the store is failing" if transient else "the store refused the request"
     label = f"{code} ({status})" if code and code != str(status) else f"status {status}"
-    lost = status >= 500 and not throttled
+    lost = transient and not throttled
     return Failure(code or str(status), f"{label}: {advice}", transient, throttled, lost)

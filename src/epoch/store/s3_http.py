@@ -91,5 +91,7 @@ class HttpSession:
             response,
         )
         if not request.stream_output:
-            await answer.content
+            # White space is what a store sends while it completes or copies an object, to keep
+            # the connection open. Before an XML declaration, botocore takes it for an error.
+            answer._content = (await response.read()).lstrip()
         return answer

@@ -48,7 +48,6 @@ class PartBody(aiohttp.Payload):
         self._stall = stall
         self._silence = silence
         self._transport: asyncio.WriteTransport | None = None
-        self._piece: memoryview | None = None
         self._writing = False
         self._refused = False
 
@@ -79,39 +78,39 @@ class PartBody(aiohttp.Payload):
         content_length: int | None,  # noqa: ARG002 - aiohttp's interface
     ) -> None:
         """Send the body; on any failure the connection is cut at once."""
-        if self._refused:
-            raise ConnectionAbortedError("the request is over")
         transport = writer.transport
+        if self._refused or transport is None:
+            raise ConnectionAbortedError("the request is over")
         self._transport = transport
         self._writing = True
         try:
-            if transport is not None and not self._tls:
-                # drain() now waits until everything is with the kernel.
+            if not self._tls:
+                # drain() now waits until everything is with the kernel. Over TLS the transport
+                # holds no view: what it queues is encrypted.
                 transport.set_write_buffer_limits(0)
-            await self._send(writer)
-            if transport is not None and not self._tls:
+            await self._send(writer, transport)
+            if not self._tls:
                 transport.set_write_buffer_limits()
             self._transport = None
         except BaseException:
-            if transport is not None:
-                transport.abort()
+            transport.abort()
             raise
         finally:
             self._writing = False
 
-    async def _send(self, writer: AbstractStreamWriter) -> None:
+    async def _send(self, writer: AbstractStreamWriter, transport: asyncio.WriteTransport) -> None:
         loop = asyncio.get_running_loop()
+        size = self._view.nbytes
         step = _PIECE_TLS if self._tls else _PIECE
-        start, stop = 0, min(_FIRST, self._view.nbytes)
+        start, stop = 0, min(_FIRST, size)
         while start < stop:
-            self._piece = self._view[start:stop]
-            await writer.write(self._piece)
-            await writer.drain()
-            if self._refused:
+            with self._view[start:stop] as piece:
+                await writer.write(piece)
+                await writer.drain()
+            if self._refused or transport.is_closing():
                 raise ConnectionAbortedError("the request is over")
             self._limit.reschedule(loop.time() + self._stall)
-            self._piece.release()
-            start, stop = stop, min(stop + step, self._view.nbytes)
+            start, stop = stop, min(stop + step, size)
         self._limit.reschedule(loop.time() + self._silence)
 
     async def settle(self) -> None:
@@ -123,23 +122,17 @@ class PartBody(aiohttp.Payload):
         if self._transport is not None:
             self._transport.abort()
         cancelled: asyncio.CancelledError | None = None
-        turns = 0
-        while not self._free():
-            # uvloop gives a view back in the turn of the loop after the one that aborted it.
+        while not self._settled():
+            # uvloop gives a view back two turns of the loop after the one that aborted it.
             try:
-                await asyncio.sleep(0 if turns < 10 else 0.001)
+                await asyncio.sleep(0)
             except asyncio.CancelledError as error:
                 cancelled = error
-            turns += 1
         if cancelled is not None:
             raise cancelled
 
-    def _free(self) -> bool:
+    def _settled(self) -> bool:
         if self._writing:
             return False
-        if self._piece is not None:
-            try:
-                self._piece.release()
-            except BufferError:
-                return False
-        return True
+        transport = self._transport
+        return self._tls or transport is None or transport.get_write_buffer_size() == 0
