@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _CONTENT_TYPE: Final = "application/octet-stream"
+"""Of every object, as the Go server has it; what is served comes from the manifest's JSON."""
 
 _CONFLICTS: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 """A conditional write has failed: somebody else's object is there, or is just being written."""
 
 _MAX_CONDITIONAL: Final = 16 * 1024 * 1024
 """Bytes of the largest object that is written under a condition."""
-"""Of every object, as the Go server has it; what is served comes from the manifest's JSON."""
 _ABORTS: Final = 4
 _PROOF: Final = 5.0
 """Seconds for which a success proves that the bucket is there."""
