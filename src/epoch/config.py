@@ -7,6 +7,7 @@ Sizes are in bytes and times in seconds. What can be set from outside, and how, 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,13 @@ MAX_PARTS: Final = 10_000
 MIN_PART_SIZE: Final = 5 * MIB
 MAX_PART_SIZE: Final = 5 * GIB
 """Bytes of a part that is not the last one (Amazon S3, "Multipart upload limits")."""
+
+MIN_TOKEN_KEY: Final = 32
+"""Bytes of a key that signs tokens (RFC 7518, section 3.2: as many as the digest has)."""
+
+_URL: Final = re.compile(
+    r"https?://[A-Za-z0-9.\-_~:\[\]]+(?:/[A-Za-z0-9.\-_~/%:@&=+,]*)?", re.ASCII
+)
 
 LOG_LEVELS: Final = ("debug", "info", "warn", "error")
 
@@ -169,10 +177,82 @@ class HttpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """The server's certificate; without these settings it speaks plain HTTP."""
+
+    cert: Path
+    """PEM: the certificate, then those between it and the root."""
+
+    key: Path
+    """PEM: its private key, not encrypted."""
+
+    client_ca: Path | None = None
+    """PEM: who signs the certificates that clients must then show."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthSettings:
+    """Who may do what. With none of these everybody may do everything."""
+
+    registry_token: str = field(default="", repr=False)
+    """Whoever sends it may do everything."""
+
+    htpasswd: Path | None = None
+    """Users and their passwords, bcrypt only."""
+
+    access: Path | None = None
+    """The rules, in TOML: which users may do what in which repositories."""
+
+    token_key: Path | None = None
+    """A file of at least `MIN_TOKEN_KEY` secret bytes: what our own tokens are signed with. Equal
+    on all replicas."""
+
+    token_issuer: str = ""
+    """The `iss` of the tokens that somebody else's token service signs; empty: none does."""
+
+    token_audience: str = ""
+    """The `aud` of its tokens; the `service` that clients are told to ask it for."""
+
+    token_jwks: Path | None = None
+    """Its public keys: a JSON Web Key Set, or PEM with one key or certificate."""
+
+    token_realm: str = ""
+    """The URL at which clients get its tokens."""
+
+    public_url: str = ""
+    """The URL at which clients reach us, for the realm of our own tokens; empty: as they say in
+    Host."""
+
+    def __post_init__(self) -> None:
+        foreign = (self.token_issuer, self.token_audience, self.token_jwks, self.token_realm)
+        _require(
+            all(foreign) or not any(foreign),
+            "--token-issuer, --token-audience, --token-jwks and --token-realm go together: set all "
+            "four for tokens that another service issues, or none",
+        )
+        _require(
+            not (self.token_issuer and self.token_key),
+            "--token-key signs our own tokens, and --token-issuer leaves them to another service: "
+            "drop one of the two",
+        )
+        _require(
+            self.token_key is None or bool(self.htpasswd or self.registry_token),
+            "--token-key is of no use without users: set --htpasswd or EPOCH_REGISTRY_TOKEN too",
+        )
+        for name, url in (("--public-url", self.public_url), ("--token-realm", self.token_realm)):
+            _require(
+                not url or _URL.fullmatch(url) is not None,
+                f"{name} is not a URL: write https://registry.example.com",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All of it."""
 
     http: HttpSettings = field(default_factory=HttpSettings)
+    tls: TlsSettings | None = None
+    auth: AuthSettings = field(default_factory=AuthSettings)
     upload: UploadSettings = field(default_factory=UploadSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     log_level: str = "info"

@@ -82,6 +82,22 @@ class BodyStream(Protocol):
         """Give back what the stream holds; called exactly once, whatever happened."""
 
 
+class Caller(Protocol):
+    """Who sent a request, as far as its rights go. That it may do what the request's own method
+    does to the request's own repository is settled before a handler is called."""
+
+    def may(self, action: str, repository: str) -> bool:
+        """Whether the caller may `pull`, `push` or `delete` there."""
+
+
+class Anybody:
+    """The caller where nothing has been decided: may do everything."""
+
+    def may(self, action: str, repository: str) -> bool:  # noqa: ARG002 - see `Caller`
+        """See `Caller`."""
+        return True
+
+
 @dataclass(slots=True)
 class Request:
     """One parsed request head, and its body still to be read."""
@@ -98,6 +114,8 @@ class Request:
     """The client's address, for the log."""
     secure: bool = False
     """Whether it came over TLS."""
+    caller: Caller = field(default_factory=Anybody)
+    """Who sent it: for what a handler decides itself (the source of a mount, what a list shows)."""
 
     def parameter(self, key: str) -> str | None:
         """The first value of a query parameter, or None."""
