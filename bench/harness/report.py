@@ -89,10 +89,12 @@ def table(results: Sequence[Result]) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    errors = sorted(
-        {e for r in results for s in r.subjects.values() for x in s.samples for e in x.errors}
-    )
-    return "\n".join([*lines, *(f"refused: {error}" for error in errors)])
+    for result in results:
+        for name, subject in result.subjects.items():
+            errors = {error for sample in subject.samples for error in sample.errors}
+            lines += [f"{name} refused: {error}" for error in sorted(errors)]
+        lines += [f"{name}, last lines:\n{text}" for name, text in result.output.items()]
+    return "\n".join(lines)
 
 
 def write(scenario: str, results: Sequence[Result]) -> Path:

@@ -31,6 +31,8 @@ class Result:
     subjects: dict[str, Subject] = field(default_factory=dict)
     store: dict[str, int] = field(default_factory=dict)
     weather: list[dict[str, Any]] = field(default_factory=list)
+    output: dict[str, str] = field(default_factory=dict)
+    """The end of what each server printed that refused a push."""
 
     def ratio(self, name: str) -> list[float]:
         """CPU of a server over the CPU of the floor in the same round, for each round."""
@@ -60,6 +62,9 @@ def run(case: Case, runs: int) -> Result:
         result.weather.append(weather())
         measure(list(result.subjects.values()), case.load, min(runs, case.most_runs))
         result.weather.append(weather())
+        for subject in result.subjects.values():
+            if any(sample.refused for sample in subject.samples):
+                result.output[subject.name] = subject.process.output()[-1500:]
         if not case.real_store:
             result.store = discard_stats(store)
     return result
@@ -96,9 +101,9 @@ def _store_behind(load: Load, tuning: Tuning, servers: tuple[str, ...]) -> list[
 
 
 SCENARIOS: Final[dict[str, tuple[Scenario, str]]] = {
-    "one": (_one, "one push of 1 GiB against the floor"),
+    "one": (_one, "one push (1 GiB, or --size), --streams of them at once"),
     "sizes": (_sizes, "one push of 64 MiB, 1 GiB, 8 GiB"),
     "streams": (_streams, "4 GiB in 1, 8, 32 pushes at once"),
     "fair": (_fair, "64 pushes of 256 MiB with 8 part buffers, beside 40 silent clients"),
-    "store": (_store_behind, "one push of 1 GiB with SeaweedFS behind"),
+    "store": (_store_behind, "one push, with SeaweedFS behind"),
 }

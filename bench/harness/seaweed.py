@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import botocore.exceptions
 import botocore.session
+
 from bench.harness.process import Process, ProcessFailed
 from bench.harness.servers import ACCESS_KEY, BUCKET, LOAD_CPU, SECRET_KEY
 

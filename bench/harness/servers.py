@@ -23,11 +23,12 @@ BUCKET: Final = "bench"
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What is told to a server. Sizes in bytes; `receive_size` is told to the floor alone."""
+    """What is told to a server, in bytes. `receive_size` is told to the floor alone: 1 MiB is where
+    it costs least (512 KiB 8 % more, 256 KiB 19 % more, 4 MiB the same)."""
 
     part_size: int = 16 * MIB
     budget: int = 256 * MIB
-    receive_size: int = 512 * 1024
+    receive_size: int = MIB
 
 
 Start = Callable[[int, Tuning], Process]
@@ -48,7 +49,7 @@ def start_floor(store_port: int, tuning: Tuning) -> Process:
 
 
 def start_epoch(store_port: int, tuning: Tuning) -> Process:
-    """`epoch serve` from this checkout, or from where EPOCH_BENCH_PYTHON has it installed."""
+    """`epoch serve` from this checkout, with the Python that runs this."""
     source = str(BENCH.parent / "src")
     return Process(
         [sys.executable, "-m", "epoch", "serve", "--addr", "127.0.0.1:0"],
