@@ -59,7 +59,10 @@ class App:
             },
             Endpoint.UPLOADS: {"POST": lambda request, to: uploads.post(request, to.name)},
             Endpoint.UPLOAD: {
-                "PUT": lambda request, to: uploads.put_upload(request, to.name, to.reference)
+                "GET": lambda request, to: uploads.status(request, to.name, to.reference),
+                "PATCH": lambda request, to: uploads.patch(request, to.name, to.reference),
+                "PUT": lambda request, to: uploads.put_upload(request, to.name, to.reference),
+                "DELETE": lambda request, to: uploads.cancel(request, to.name, to.reference),
             },
             Endpoint.MANIFEST: {
                 "GET": lambda request, to: manifests.get(request, to.name, to.reference),

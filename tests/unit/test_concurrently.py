@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from epoch.registry.concurrently import both, for_each
+from epoch.concurrently import both, for_each
 
 
 class Crowd:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from epoch._fastio import ChunkedDecoder, fill
 from epoch.errors import Code, RegistryError
 from epoch.http.head import bad_request
-from epoch.http.message import BodySink, Flow
+from epoch.http.message import BodyCut, BodySink, Flow
 from epoch.metrics import metrics
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class RequestBody:
         if not self.complete:
             announced = "its last chunk" if self.length is None else f"{self.length} bytes"
             self.fail(
-                RegistryError(
+                BodyCut(
                     Code.SIZE_INVALID,
                     f"the connection ended after {self.bytes_received} bytes of the body, "
                     f"before {announced}",
@@ -257,4 +257,4 @@ def _too_large(limit: int) -> RegistryError:
 
 
 def _timeout(message: str) -> RegistryError:
-    return RegistryError(Code.BAD_REQUEST, message, status=408)
+    return BodyCut(Code.BAD_REQUEST, message, status=408)

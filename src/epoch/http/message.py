@@ -6,12 +6,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from epoch.errors import RegistryError
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
 class ClientGone(Exception):
     """The client closed, broke or stalled its connection before its request was complete."""
+
+
+class BodyCut(RegistryError):
+    """The client ended its body too early, or is too slow, and can still read an answer."""
 
 
 class Flow(Protocol):

@@ -12,7 +12,7 @@ from typing import Final
 
 from epoch.http.message import Request, Response
 from epoch.names import is_name
-from epoch.registry.concurrently import for_each
+from epoch.concurrently import for_each
 from epoch.registry.listing import has_manifests, listed
 from epoch.registry.paging import page
 from epoch.store.base import Store

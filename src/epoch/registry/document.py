@@ -24,6 +24,9 @@ MAX_STORED: Final = 50 * 1024 * 1024
 _MAX_SIZE: Final = 2**63 - 1
 _ARTIFACT_MANIFEST: Final = "application/vnd.oci.artifact.manifest.v1+json"
 _WITHOUT_SCHEMA_VERSION: Final = media.MANIFESTS | media.INDEXES | {_ARTIFACT_MANIFEST}
+_ANNOUNCED: Final = _WITHOUT_SCHEMA_VERSION | {media.DOCKER_SCHEMA1}
+"""The values of Content-Type that say what a manifest is. Tools send any other one too: curl's
+`application/x-www-form-urlencoded`, `application/json`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,9 @@ class Document:
 def parse(data: bytes, content_type: str | None = None) -> Document:
     """Read a manifest, or raise MANIFEST_INVALID.
 
-    `content_type`: the header that it came with, whose parameters are ignored; it must agree with
-    the document (image-spec: `mediaType` "MUST" match, CVE-2021-41190).
+    `content_type`: the header that it came with, whose parameters are ignored. Where it is one of
+    a manifest it must agree with the document (image-spec: `mediaType` "MUST" match,
+    CVE-2021-41190).
     """
     try:
         value = parse_object(data)
@@ -119,8 +123,8 @@ def _media_type(value: dict[str, Any]) -> str:
 
 
 def _check_content_type(value: dict[str, Any], media_type: str, header: str | None) -> None:
-    announced = (header or "").partition(";")[0].strip()
-    if not announced or announced.lower() == media_type.lower():
+    announced = (header or "").partition(";")[0].strip().lower()
+    if announced == media_type.lower() or announced not in _ANNOUNCED:
         return
     said = "mediaType" if value.get("mediaType") else "shape"
     raise ValueError(f"Content-Type does not agree with the manifest's {said}, {media_type}")

@@ -6,7 +6,7 @@ from epoch.http.message import Request, Response
 from epoch.names import check_name, is_tag
 from epoch.registry import document, listing
 from epoch.registry.catalog import Catalog
-from epoch.registry.concurrently import both, for_each
+from epoch.concurrently import both, for_each
 from epoch.registry.dashboard import Dashboard
 from epoch.registry.document import Document
 from epoch.registry.presence import check_present

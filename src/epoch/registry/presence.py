@@ -4,7 +4,7 @@ from typing import Final
 
 from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
-from epoch.registry.concurrently import for_each
+from epoch.concurrently import for_each
 from epoch.registry.document import MAX_STORED, Document
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store

@@ -19,7 +19,7 @@ from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.names import check_name
 from epoch.registry import document
-from epoch.registry.concurrently import both, for_each
+from epoch.concurrently import both, for_each
 from epoch.registry.jsontext import parse_object
 from epoch.registry.listing import digest_of_key, digests_prefix, file_name, listed
 from epoch.registry.paging import next_link

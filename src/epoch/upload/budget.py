@@ -73,6 +73,19 @@ class Budget:
         """Give a shrunk buffer its memory again; False: then wait for one's turn with `queue`."""
         return (in_turn or not self._queue) and part.grow()
 
+    async def acquire(self, capacity: int, part_size: int) -> PartBuffer:
+        """Like `borrow`, but wait for one's turn. To be called by who holds no buffer."""
+        part = self.borrow(capacity, part_size)
+        if part is not None:
+            return part
+        waiter = _Waiter(self, capacity, part_size)
+        self.queue(waiter)
+        try:
+            return await waiter.lent
+        except BaseException:
+            waiter.withdraw()
+            raise
+
     def queue(self, borrower: Borrower) -> None:
         """Wait for one's turn; `try_borrow` is called then."""
         self._queue.append(borrower)
@@ -94,6 +107,35 @@ class Budget:
         self._scheduled = False
         while self._queue and self._queue[0].try_borrow():
             self._queue.popleft()
+
+
+class _Waiter:
+    """A `Borrower` that a coroutine waits for."""
+
+    def __init__(self, budget: Budget, capacity: int, part_size: int) -> None:
+        self.lent: asyncio.Future[PartBuffer] = asyncio.get_running_loop().create_future()
+        self._budget = budget
+        self._capacity = capacity
+        self._part_size = part_size
+
+    def try_borrow(self) -> bool:
+        """See `Borrower`."""
+        if self.lent.done():
+            return True
+        try:
+            part = self._budget.borrow(self._capacity, self._part_size, in_turn=True)
+        except Exception as error:  # noqa: BLE001 - the coroutine's to see
+            self.lent.set_exception(error)
+            return True
+        if part is not None:
+            self.lent.set_result(part)
+        return part is not None
+
+    def withdraw(self) -> None:
+        """The coroutine was cancelled, maybe after it was lent something."""
+        self._budget.leave(self)
+        if self.lent.done() and not self.lent.cancelled() and self.lent.exception() is None:
+            self.lent.result().release()
 
 
 def _size(capacity: int, part_size: int) -> int:

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from epoch._fastio import PartBuffer
 from epoch.metrics import metrics
 from epoch.store.base import Multipart, Part, Store
+
+
+class Begun(NamedTuple):
+    """A multipart upload, None where there is none yet, and its parts in order."""
+
+    upload: Multipart | None
+    parts: list[Part]
+
+
+NOTHING: Final = Begun(None, [])
 
 
 class Dispatcher:
@@ -25,24 +36,37 @@ class Dispatcher:
         *,
         on_room: Callable[[], None],
         on_failure: Callable[[Exception], None],
+        begun: Begun = NOTHING,
     ) -> None:
-        """`on_room()`: a part is done. `on_failure(error)`: a part failed for good, give up."""
+        """`on_room()`: a part is done. `on_failure(error)`: a part failed for good, give up.
+        `begun`: what is in the store already."""
         self._store = store
         self._key = key
         self._in_flight = in_flight
         self._on_room = on_room
         self._on_failure = on_failure
+        self._upload = begun.upload
         self._creation: asyncio.Task[Multipart] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._parts: list[Part] = []
-        self._next_number = 1
-        self._next_offset = 0
+        self._parts = list(begun.parts)
+        self._next_number = len(begun.parts) + 1
+        self._next_offset = sum(part.size for part in begun.parts)
         self._error: Exception | None = None
 
     @property
     def has_room(self) -> bool:
         """Whether another part may be on its way now."""
         return len(self._tasks) < self._in_flight
+
+    @property
+    def has_upload(self) -> bool:
+        """Whether there is a multipart upload, or one is being created."""
+        return self._next_number > 1
+
+    @property
+    def offset(self) -> int:
+        """Bytes in all parts so far."""
+        return self._next_offset
 
     def ship(self, part: PartBuffer) -> None:
         """Send a part, ours from now on. Parts are numbered in the order of these calls."""
@@ -67,17 +91,34 @@ class Dispatcher:
             return
         if last is not None:
             self.ship(last)
+        stored = await self.settle()
+        assert stored.upload is not None
+        await self._store.complete_multipart(stored.upload, stored.parts)
+        metrics.multiparts -= 1
+
+    async def settle(self) -> Begun:
+        """Wait until all parts are in the store. Raises `StoreError`."""
         while self._tasks:
             await asyncio.wait(self._tasks)
         if self._error is not None:
             raise self._error
-        assert self._creation is not None
-        parts = sorted(self._parts, key=lambda part: part.number)
-        await self._store.complete_multipart(await self._creation, parts)
-        metrics.multiparts -= 1
+        return Begun(self._upload, sorted(self._parts, key=lambda part: part.number))
+
+    async def put_last(self, data: memoryview) -> Part:
+        """Store the part behind all that were shipped, which is still the caller's: it counts
+        only if nothing follows."""
+        upload = await self._existing_upload()
+        return await self._store.put_part(upload, self._next_number, self._next_offset, data)
+
+    def hand_over(self) -> None:
+        """What was stored is somebody else's from now on: `abort` does nothing to it."""
+        if self._creation is not None:
+            self._creation = None
+            metrics.multiparts -= 1
 
     async def abort(self) -> None:
-        """Stop all parts, then free what the store holds. Raises `StoreError`."""
+        """Stop all parts, then free what the store holds because of us: an upload that was begun
+        before is left. Raises `StoreError`."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -93,12 +134,17 @@ class Dispatcher:
             metrics.multiparts -= 1
 
     async def _ship(self, number: int, offset: int, part: PartBuffer) -> None:
-        if self._creation is None:
-            self._creation = asyncio.create_task(self._create())
-        upload = await asyncio.shield(self._creation)
+        upload = await self._existing_upload()
         started = asyncio.get_running_loop().time()
         self._parts.append(await self._store.put_part(upload, number, offset, part))
         metrics.part(part.filled, asyncio.get_running_loop().time() - started)
+
+    async def _existing_upload(self) -> Multipart:
+        if self._upload is None:
+            if self._creation is None:
+                self._creation = asyncio.create_task(self._create())
+            self._upload = await asyncio.shield(self._creation)
+        return self._upload
 
     async def _create(self) -> Multipart:
         upload = await self._store.create_multipart(self._key)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from epoch._fastio import PartBuffer, Sha256, fill
 from epoch.errors import Code, RegistryError
-from epoch.http.message import Flow
+from epoch.http.message import BodyCut, Flow
 from epoch.upload.budget import Budget
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Shipper(Protocol):
 
 
 class PartSink:
-    """A `BodySink` that fills part buffers. The last part is kept back, to be verified first."""
+    """A `BodySink` that fills part buffers. What is not shipped at the end is the upload's."""
 
     def __init__(
         self,
@@ -62,16 +62,24 @@ class PartSink:
         hasher: Hasher,
         length: int | None,
         limit: int,
+        part_size: int,
+        first: PartBuffer | None = None,
+        keep_last: bool = True,
     ) -> None:
+        """`length`: of the body, None if unknown. `limit`: the most bytes of it. `first`: a begun
+        part to go on with, ours from now on. `keep_last`: a full part that ends the body is not
+        shipped: it is to be verified first."""
         self.total = 0
+        """Bytes of this body that are hashed, and lie in parts."""
         self._flow = flow
         self._budget = budget
         self._shipper = shipper
         self._hasher = hasher
         self._length = length
         self._limit = limit
-        self._part_size = budget.part_size(length)
-        self._part: PartBuffer | None = None  # ours, being filled; at most one
+        self._part_size = part_size
+        self._keep_last = keep_last
+        self._part = first  # ours, being filled; at most one
         self._spilled = False  # the bytes being received go to SPILL
         self._held = b""  # what was spilled, until a buffer is there
         self._queued = False
@@ -122,7 +130,7 @@ class PartSink:
         elif not self._budget.waiting or part.shrink():
             return
         elif seconds >= STALL_SECONDS:
-            raise RegistryError(
+            raise BodyCut(
                 Code.UNAVAILABLE,
                 f"no byte has come for {STALL_SECONDS:g} seconds while others wait for memory",
                 status=408,
@@ -162,31 +170,24 @@ class PartSink:
         if self._part is None and not self._queued and not self._ended:
             self._go_on()
 
-    async def take_last(self) -> PartBuffer | None:
-        """The part that is not shipped yet, once the body is complete; the caller's from now on.
-
-        Waits for memory where the end of the body came before its turn.
-        """
+    async def settle(self) -> None:
+        """Wait for memory, where the end of the body came before our turn to borrow."""
         if self._held:
             self._taken = asyncio.get_running_loop().create_future()
             await self._taken
+
+    def take_last(self) -> PartBuffer | None:
+        """End, and hand out the part that is not shipped; the caller's from now on."""
         self._ended = True
+        self._queued = False
+        self._held = b""
+        self._budget.leave(self)
         part, self._part = self._part, None
         if part is not None and not part.filled:
             # Lent for the end of a chunked body: S3 takes an empty part for a mistake.
             part.release()
             return None
         return part
-
-    def close(self) -> None:
-        """Give back what is held. For every sink, whatever happened."""
-        self._queued = False
-        self._ended = True
-        self._budget.leave(self)
-        self._held = b""
-        part, self._part = self._part, None
-        if part is not None:
-            part.release()
 
     # inside
 
@@ -216,11 +217,13 @@ class PartSink:
         """Ship the part if it is full and not the last one, and look for the next one."""
         part = self._part
         assert part is not None
-        if part.room or self.total == self._length:
+        at_end = self.total == self._length
+        if part.room or (at_end and self._keep_last):
             return
         self._part = None
         self._shipper.ship(part)
-        self._go_on()
+        if not at_end:
+            self._go_on()
 
     def _go_on(self) -> None:
         if self._waits():

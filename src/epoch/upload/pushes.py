@@ -1,0 +1,133 @@
+"""A push whose digest is known before its bytes: verified, then made visible."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+from epoch import log
+from epoch.config import UploadSettings
+from epoch.digest import Digest
+from epoch.errors import Code, RegistryError
+from epoch.http.message import Body, ClientGone
+from epoch.metrics import PushOutcome, metrics
+from epoch.store import keys
+from epoch.store.base import Store, StoreError
+from epoch.upload.budget import Budget
+from epoch.upload.sink import DiscardSink, new_hasher
+from epoch.upload.transfer import Transfer
+
+
+class Pushes:
+    """The memory and the background work that all pushes of a process share."""
+
+    def __init__(self, store: Store, settings: UploadSettings) -> None:
+        self.store = store
+        self.settings = settings
+        self.budget = Budget(settings)
+        self.max_blob = min(settings.max_blob, self.budget.largest_blob())
+        self._cleanups: set[asyncio.Task[None]] = set()
+
+    async def push(self, body: Body, digest: Digest) -> None:
+        """Receive a whole blob and store it, or raise; nothing is left behind then.
+
+        A blob that is already stored is read and verified all the same: its pusher must have it.
+        """
+        outcome: PushOutcome = "failed"
+        try:
+            outcome = await self._push(body, digest)
+        except (ClientGone, asyncio.CancelledError):
+            outcome = "aborted"
+            raise
+        except RegistryError as error:
+            outcome = outcome_of(error)
+            raise
+        except StoreError as error:
+            log.error("a push failed", digest=digest, reason=error)
+            raise
+        finally:
+            metrics.pushes[outcome] += 1
+
+    def check_length(self, length: int | None, already: int = 0) -> None:
+        """Refuse a body that is announced as too long, with 413, before it is read."""
+        if length is not None and already + length > self.max_blob:
+            raise RegistryError(
+                Code.SIZE_INVALID,
+                f"a blob may have at most {self.max_blob} bytes here, "
+                f"and {already + length} are announced",
+                status=413,
+            )
+
+    async def give_up(self, transfer: Transfer) -> None:
+        """Abort a transfer on its own task: it must not end with the request, whose task may be
+        cancelled right now."""
+        cleanup = self.in_background(_abort(transfer))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(cleanup)
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start work that `close` waits for."""
+        task = asyncio.create_task(work)
+        self._cleanups.add(task)
+        task.add_done_callback(self._cleanups.discard)
+        return task
+
+    async def close(self) -> None:
+        """Wait for the work in the background."""
+        while self._cleanups:
+            await asyncio.wait(self._cleanups)
+        self.budget.pool.trim()
+
+    async def _push(self, body: Body, digest: Digest) -> PushOutcome:
+        self.check_length(body.length)
+        hasher = new_hasher(digest.algorithm)
+        stored = await self.store.head(keys.blob(digest))
+        if stored is not None and body.length in (None, stored.size):
+            await body.into(lambda _: DiscardSink(hasher, self.max_blob))
+            check_digest(digest, hasher.hexdigest())
+            return "existing"
+        transfer = Transfer(
+            self.store,
+            self.budget,
+            self.settings,
+            keys.blob(digest),
+            hasher=hasher,
+            limit=self.max_blob,
+            part_size=self.budget.part_size(body.length),
+        )
+        try:
+            await transfer.receive(body)
+            check_digest(digest, hasher.hexdigest())
+            await transfer.dispatcher.finish(transfer.take_last())
+        except BaseException:
+            await self.give_up(transfer)
+            raise
+        return "created"
+
+
+def check_digest(expected: Digest, actual: str) -> None:
+    """Raise DIGEST_INVALID unless `actual` (hex) is the digest that was promised."""
+    if expected.hex != actual:
+        raise RegistryError(
+            Code.DIGEST_INVALID,
+            "the content does not have the digest it was sent under; nothing was stored",
+            detail={"expected": str(expected), "actual": f"{expected.algorithm}:{actual}"},
+        )
+
+
+def outcome_of(error: RegistryError) -> PushOutcome:
+    """How a refused push is counted."""
+    if error.code is Code.DIGEST_INVALID:
+        return "digest_invalid"
+    if error.status == 408:
+        return "aborted"
+    return "size_invalid" if error.code is Code.SIZE_INVALID else "failed"
+
+
+async def _abort(transfer: Transfer) -> None:
+    try:
+        await transfer.abort()
+    except StoreError as error:
+        log.warn("an upload could not be aborted; it is left in the store", reason=error)

@@ -1,0 +1,143 @@
+"""An upload session: what is known of an upload between two requests, and its form in the store.
+
+Nothing of it is in the process. Every request that changes a session writes its next generation,
+and only where no such generation is yet: of two requests that race, in whatever processes, one
+wins, and the bytes of the other are in no generation.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from epoch.digest import Digest
+from epoch.store.base import Multipart, Part
+
+MAX_STATE: Final = 4 * 1024 * 1024
+"""Bytes of a generation; 10,000 parts with long etags are about 1 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Bytes behind the last full part, in an object of their own."""
+
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One generation. `offset` is the sum of all parts and tails."""
+
+    id: str
+    """32 hex digits."""
+    repository: str
+    generation: int = 0
+    """0 is never written: a session that nothing was sent to lives in its token alone."""
+    offset: int = 0
+    """Bytes received."""
+    digest_state: bytes | None = None
+    """Of the sha256 of these bytes (`Sha256.export_state`)."""
+    part_size: int = 0
+    upload_id: str | None = None
+    parts: tuple[Part, ...] = ()
+    tails: tuple[Tail, ...] = ()
+    last_part: Part | None = None
+    """The tails once more, as the part that ends the object, in case nothing follows."""
+    interrupted: bool = False
+    """Whether the last request broke off, so that its client can not know `offset`."""
+    closing: str = ""
+    """The digest of a closing PUT whose bytes are all in here."""
+    committed: str = ""
+    """The digest under which the blob was stored: the session has ended."""
+    cancelled: bool = False
+    """Whether the client has given up: the session has ended."""
+    nonce: str = field(default="", compare=False)
+    """Tells two writers of one generation apart."""
+
+    @property
+    def folder(self) -> str:
+        """The prefix of all its objects."""
+        return f"_uploads/{self.id}/"
+
+    @property
+    def data_key(self) -> str:
+        """The key of the multipart upload."""
+        return f"{self.folder}data"
+
+    @property
+    def multipart(self) -> Multipart | None:
+        """The multipart upload, once a part is full."""
+        return None if self.upload_id is None else Multipart(self.data_key, self.upload_id)
+
+    @property
+    def tail_size(self) -> int:
+        """Bytes in tails."""
+        return sum(tail.size for tail in self.tails)
+
+    def state_key(self) -> str:
+        """The key of this generation."""
+        return f"{self.folder}state/{self.generation:08d}"
+
+    def next(self, **changes: Any) -> Session:
+        """The next generation."""
+        return replace(self, generation=self.generation + 1, **changes)
+
+    def ended(self, *, committed: str = "") -> Session:
+        """The last generation: committed under that digest, or cancelled."""
+        return Session(
+            self.id,
+            self.repository,
+            self.generation + 1,
+            self.offset,
+            committed=committed,
+            cancelled=not committed,
+        )
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        state: dict[str, Any] = {
+            "repository": self.repository,
+            "offset": self.offset,
+            "sha256": self.digest_state.hex() if self.digest_state else "",
+            "part_size": self.part_size,
+            "upload_id": self.upload_id,
+            "parts": [(part.number, part.size, part.etag) for part in self.parts],
+            "tails": [(tail.key, tail.size) for tail in self.tails],
+            "last_part": self.last_part
+            and (self.last_part.number, self.last_part.size, self.last_part.etag),
+            "interrupted": self.interrupted,
+            "closing": self.closing,
+            "committed": self.committed,
+            "cancelled": self.cancelled,
+            "nonce": self.nonce,
+        }
+        return json.dumps(state, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, session_id: str, generation: int, data: bytes) -> Session:
+        """From JSON that `encode` made; ValueError, KeyError or TypeError where it is not."""
+        state = json.loads(data)
+        last = state["last_part"]
+        return cls(
+            id=session_id,
+            repository=state["repository"],
+            generation=generation,
+            offset=state["offset"],
+            digest_state=bytes.fromhex(state["sha256"]) or None,
+            part_size=state["part_size"],
+            upload_id=state["upload_id"],
+            parts=tuple(Part(*part) for part in state["parts"]),
+            tails=tuple(Tail(*tail) for tail in state["tails"]),
+            last_part=Part(*last) if last else None,
+            interrupted=state["interrupted"],
+            closing=state["closing"],
+            committed=state["committed"],
+            cancelled=state["cancelled"],
+            nonce=state["nonce"],
+        )
+
+    def committed_as(self, digest: Digest) -> bool:
+        """Whether it has ended as that blob."""
+        return self.committed == str(digest)

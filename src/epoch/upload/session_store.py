@@ -1,0 +1,176 @@
+"""Sessions in the store: their tokens, their generations, the bytes behind the last full part."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import secrets
+import time
+from dataclasses import replace
+from typing import Final
+
+from epoch import log
+from epoch.errors import Code, RegistryError
+from epoch.store.base import Store, StoreError
+from epoch.upload.session import MAX_STATE, Session, Tail
+
+SECRET_KEY: Final = "_uploads/secret"  # noqa: S105 - where the secret lies
+LIFETIME: Final = 24 * 3600.0
+"""Seconds without a change after which a session has expired."""
+
+_ID_BYTES, _TIME_BYTES, _MAC_BYTES = 16, 4, 16
+
+
+class Sessions:
+    """Begins, finds, advances and ends sessions."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._secret: bytes | None = None
+        self._busy: set[str] = set()
+
+    async def begin(self, repository: str) -> str:
+        """The token of a new session. Nothing is written: a client that begins and never sends
+        leaves no trace."""
+        raw = secrets.token_bytes(_ID_BYTES) + int(time.time()).to_bytes(_TIME_BYTES, "big")
+        return _encode(raw + await self._mac(repository, raw))
+
+    async def find(self, repository: str, token: str) -> Session:
+        """The newest generation; BLOB_UPLOAD_UNKNOWN for what is forged, expired, of another
+        repository or cancelled. One that is committed is found."""
+        raw = _decode(token)
+        if len(raw) != _ID_BYTES + _TIME_BYTES + _MAC_BYTES:
+            raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
+        named, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
+        if not hmac.compare_digest(mac, await self._mac(repository, named)):
+            raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
+        session_id = named[:_ID_BYTES].hex()
+        session = await self._newest(repository, session_id)
+        if session is None:
+            begun = int.from_bytes(named[_ID_BYTES:], "big")
+            if time.time() - begun > LIFETIME:
+                raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN, "the upload has expired")
+            return Session(session_id, repository)
+        if session.cancelled or session.repository != repository:
+            raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
+        return session
+
+    def occupy(self, session: Session) -> None:
+        """Reserve a session for one request of this process; 416 if another one has it.
+
+        Only a shortcut, that spares the loser its body: `advance` is what decides.
+        """
+        if session.id in self._busy:
+            raise conflict(session, "another request is writing to this upload")
+        self._busy.add(session.id)
+
+    def free(self, session: Session) -> None:
+        """End the reservation."""
+        self._busy.discard(session.id)
+
+    async def advance(self, before: Session, after: Session) -> Session:
+        """Write the next generation; 416 if another request has written it already."""
+        after = replace(after, nonce=secrets.token_hex(8))
+        if not await self.store.put_new(after.state_key(), after.encode()):
+            raise conflict(before, "another request has written to this upload")
+        return after
+
+    async def drop(self, before: Session, after: Session) -> None:
+        """Delete what only the generation before needed."""
+        stale = [before.state_key()] if before.generation else []
+        gone = {tail.key for tail in before.tails} - {tail.key for tail in after.tails}
+        await self._delete([*stale, *gone])
+
+    async def put_tail(self, session: Session, offset: int, data: memoryview | bytes) -> Tail:
+        """Store bytes behind the last full part, which begin at `offset` of the blob."""
+        key = f"{session.folder}tail/{offset:020d}-{secrets.token_hex(4)}"
+        await self.store.put(key, data)
+        return Tail(key, len(data))
+
+    async def get_tail(self, tail: Tail) -> bytes:
+        """Read such bytes back."""
+        data = await self.store.get(tail.key, tail.size)
+        if data is None or len(data) != tail.size:
+            raise StoreError(f"read {tail.key}: not there as it was written", retry_after=None)
+        return data
+
+    async def keep_alive(self, session: Session, interval: float) -> None:
+        """Show, until cancelled, that bytes still arrive: sessions expire only after inactivity."""
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                await self.store.put(f"{session.folder}alive", b"")
+            except StoreError as error:
+                log.warn("an upload could not be kept alive", reason=error)
+
+    async def clear(self, session: Session) -> None:
+        """Delete what an ended session no longer needs; its last generation stays, as a marker."""
+        keys = [
+            info.key
+            async for info in self.store.list(session.folder)
+            if info.key != session.state_key()
+        ]
+        await self._delete(keys)
+
+    async def _delete(self, keys: list[str]) -> None:
+        for key in keys:
+            try:
+                await self.store.delete(key)
+            except StoreError as error:
+                # Not the client's concern: garbage collection takes it with the session.
+                log.warn("an upload's leftover stays in the store", key=key, reason=error)
+
+    async def _newest(self, repository: str, session_id: str) -> Session | None:
+        folder = Session(session_id, repository).folder + "state/"
+        for _ in range(8):
+            newest = None
+            async for info in self.store.list(folder):
+                newest = info.key
+            if newest is None:
+                return None
+            data = await self.store.get(newest, MAX_STATE)
+            if data is not None:
+                return Session.decode(session_id, int(newest.removeprefix(folder)), data)
+            # A newer generation has just replaced it.
+        raise StoreError(f"read {folder}: it changes faster than it can be read")
+
+    async def _mac(self, repository: str, named: bytes) -> bytes:
+        if self._secret is None:
+            self._secret = await self._shared_secret()
+        message = len(repository).to_bytes(2, "big") + repository.encode() + named
+        return hmac.digest(self._secret, message, hashlib.sha256)[:_MAC_BYTES]
+
+    async def _shared_secret(self) -> bytes:
+        """The same for all processes over this store: the first one to need it writes it."""
+        found = await self.store.get(SECRET_KEY, 1024)
+        if found is None:
+            await self.store.put_new(SECRET_KEY, secrets.token_bytes(32))
+            found = await self.store.get(SECRET_KEY, 1024)
+        if found is None:
+            raise StoreError(f"read {SECRET_KEY}: it is not there though it was just written")
+        return found
+
+
+def conflict(session: Session, message: str) -> RegistryError:
+    """416, with where the upload stands, so that the client can go on from there."""
+    return RegistryError(
+        Code.BLOB_UPLOAD_INVALID, message, status=416, headers=(("Range", range_of(session)),)
+    )
+
+
+def range_of(session: Session) -> str:
+    """The Range field of an upload: `0-<last byte>`, and `0-0` also where there is none yet."""
+    return f"0-{max(0, session.offset - 1)}"
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _decode(token: str) -> bytes:
+    try:
+        return base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
+    except ValueError:
+        raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN) from None
