@@ -98,6 +98,10 @@ def test_descriptor_of_a_referrer() -> None:
         ({"schemaVersion": 2, "mediaType": "application/vnd.example+json"}, None),
         ({"mediaType": media.OCI_INDEX}, media.OCI_INDEX),
         (image(**{"org.unknown": [1, {"x": None}]}), None),
+        (image(), "application/json"),
+        (image(), "application/octet-stream"),
+        (index(mediaType=None), "application/x-www-form-urlencoded"),
+        (image(), "no media type at all"),
     ],
 )
 def test_accepted(value: Any, header: str | None) -> None:
@@ -108,6 +112,8 @@ def test_accepted(value: Any, header: str | None) -> None:
     ("value", "header"),
     [
         (image(), media.OCI_INDEX),
+        (image(), media.DOCKER_SCHEMA1),
+        (image(mediaType="application/vnd.example+json"), f"{media.OCI_MANIFEST}; charset=utf-8"),
         (image(mediaType=None), media.DOCKER_MANIFEST),
         (index(mediaType=None), media.OCI_MANIFEST),
         (image(schemaVersion=1), None),
