@@ -46,10 +46,10 @@ async def _exercise(store: S3Store) -> None:
 
 
 @pytest.fixture
-async def heads(seaweedfs: S3Settings, s3_settings: S3Settings) -> list[Head]:
+async def heads(s3_server: S3Settings, s3_settings: S3Settings) -> list[Head]:
     """Every request of one pass over the whole interface."""
-    async with record(seaweedfs.endpoint) as recorder:
-        settings = replace(seaweedfs, prefix=s3_settings.prefix, endpoint=recorder.endpoint)
+    async with record(s3_server.endpoint) as recorder:
+        settings = replace(s3_server, prefix=s3_settings.prefix, endpoint=recorder.endpoint)
         store = S3Store(settings)
         await _exercise(store)
         await store.close()
@@ -101,10 +101,10 @@ async def test_bodies_are_sent_once(heads: list[Head]) -> None:
     assert sorted(sent) == [0, 0, 3, 4, 1000, _PART]  # the other empty one: the copy of the move
 
 
-def test_secret_is_in_no_text(seaweedfs: S3Settings) -> None:
-    store = S3Store(seaweedfs)
-    assert seaweedfs.secret_key not in store.description
-    assert seaweedfs.secret_key not in repr(seaweedfs)
+def test_secret_is_in_no_text(s3_server: S3Settings) -> None:
+    store = S3Store(s3_server)
+    assert s3_server.secret_key not in store.description
+    assert s3_server.secret_key not in repr(s3_server)
 
 
 @pytest.mark.parametrize(

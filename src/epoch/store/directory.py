@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _TMP: Final = "_tmp"
 _MULTIPART: Final = "_multipart"
 _INLINE: Final = 64 * 1024
-"""Bytes up to which a whole object is read on the loop: 15 us from the page cache, where the hop
-to a thread and back costs 60."""
+"""Bytes up to which a whole object is read on the loop: 10 us from the page cache, where the hop
+to a thread and back costs 40 more."""
 _STALE: Final = 24 * 3600.0
 """Seconds after which a temporary file belongs to a process that is gone."""
 _UPLOAD_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)

@@ -19,7 +19,8 @@ _FIRST: Final = 8 * 1024
 _PIECE: Final = 1024 * 1024
 _PIECE_TLS: Final = 64 * 1024
 """Bytes per write. Plain TCP sends from the memory itself; TLS encrypts a whole write into memory
-of its own first: 64 KiB stay in the cache."""
+of its own first: 64 KiB stay in the cache. A piece is also what must go out within the stall
+limit."""
 
 
 class PartBody(aiohttp.Payload):
