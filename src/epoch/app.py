@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import uvloop
 
 from epoch import log
+from epoch.auth.guard import Guard
 from epoch.config import Settings, StoreSettings
 from epoch.download.blobs import Blobs as Downloads
 from epoch.errors import Code, RegistryError
@@ -39,6 +40,7 @@ class App:
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self.store = store
+        self.guard = Guard(settings.auth)
         self._uploads = uploads = Uploads(store, settings.upload)
         self._dashboard = Dashboard(store)
         references, referrers, catalog = References(store), Referrers(store), Catalog(store)
@@ -50,6 +52,10 @@ class App:
         metrics.buffers = self._buffers
         self._actions: dict[Endpoint, dict[str, Action]] = {
             Endpoint.PING: {"GET": _ping},
+            Endpoint.TOKEN: {
+                "GET": lambda request, _: self.guard.token(request),
+                "POST": lambda request, _: self.guard.token(request),
+            },
             Endpoint.HEALTH: {"GET": _health},
             Endpoint.METRICS: {"GET": _metrics},
             Endpoint.BLOB: {
@@ -82,6 +88,7 @@ class App:
         try:
             route = _route(request.path)
             endpoint = route.endpoint.name.lower()
+            await self.guard.authorize(request, route)
             response = await self._action(route, request.method)(request, route)
             status = response.status
         except RegistryError as error:
@@ -98,6 +105,7 @@ class App:
         """End what runs behind the requests, then the store."""
         await self._uploads.close()
         await self._dashboard.close()
+        self.guard.close()
         await self.store.close()
 
     def _action(self, route: Route, method: str) -> Action:
@@ -133,6 +141,7 @@ async def _serve(settings: Settings) -> int:
     try:
         await store.check()
         app = App(settings, store)
+        app.guard.announce()
         service = make_service(settings, app)
         host, port = await service.listen(settings.http.host, settings.http.port)
     except BaseException:

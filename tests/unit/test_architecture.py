@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "upload": DATA,
     "download": DATA,
     "registry": DATA,
-    "auth": DATA,
+    "auth": DATA | {"http.routes"},
     "app": DATA | {"http", "upload", "download", "registry", "auth"},
     "client": LEAVES | {"_fastio"},
     "cli": DATA | {"app", "client"},
