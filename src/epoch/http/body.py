@@ -52,6 +52,7 @@ class RequestBody:
         self._decoder = ChunkedDecoder(max_length) if length is None else None
         self._sink: BodySink | None = None
         self._done: asyncio.Future[None] | None = None
+        self._failure: Exception | None = None  # came before anybody read
         self._prefix = b""  # what came with the head and is not yet in the sink
         self._paused = False
         # Progress, for the deadlines: nothing counts while we do not read.
@@ -73,6 +74,8 @@ class RequestBody:
         """See `message.Body.into`."""
         if self._done is not None:
             raise RuntimeError("a request body is read at most once")
+        if self._failure is not None:
+            raise self._failure
         self._done = self._loop.create_future()
         self._sink = make_sink(self)
         if not self.complete:
@@ -108,10 +111,15 @@ class RequestBody:
 
     # -- the connection's side
 
-    def get_buffer(self) -> Buffer:
-        """Where the next bytes from the kernel go."""
+    def get_buffer(self) -> Buffer | None:
+        """Where the next bytes from the kernel go; None where the sink has failed."""
         assert self._sink is not None
-        return self._sink.get_buffer(self._left)
+        try:
+            return self._sink.get_buffer(self._left)
+        except Exception as error:  # noqa: BLE001 - the handler's to see; the loop would drop it
+            self.reading = False
+            self._loop.call_soon(self.fail, error)  # it pauses, which must not happen in here
+            return None
 
     def received(self, count: int) -> bytes:
         """`count` raw bytes lie in the buffer last given out. Returns what follows the body."""
@@ -218,6 +226,8 @@ class RequestBody:
 
     def _finish(self, error: Exception | None) -> None:
         self.reading = False
+        if self._done is None:
+            self._failure = error
         if self._done is None or self._done.done():
             return
         if error is None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from typing import TYPE_CHECKING, Final
 
 from epoch.errors import Code, RegistryError
 from epoch.http.body import RequestBody
-from epoch.http.head import Head, bad_request, parse
+from epoch.http.head import Head, bad_request, parse, too_long
 from epoch.http.message import BodyStream, ClientGone, Request, Response
 from epoch.http.response import CONTINUE, TLS_ON_PLAIN_PORT, error_response, render_head
 from epoch.http.sendfile import send_file
@@ -37,6 +38,9 @@ DRAIN_BYTES: Final = 64 * 1024 * 1024
 DRAIN_SECONDS: Final = 2.0
 """How long an unwanted body is read and dropped after a final answer: closing with unread bytes
 would make the kernel send RST, and the client would lose the answer."""
+
+EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
+"""May come before a request (RFC 9112, section 2.2)."""
 
 WRITE_HIGH: Final = 256 * 1024
 """Bytes queued for a client before a stream waits for it."""
@@ -63,7 +67,8 @@ class Connection:
         self._draining = -1  # bytes that may still be dropped, or -1
         # Writing
         self._writable: asyncio.Future[None] | None = None
-        self._write_progress = (0, 0.0)  # queued bytes when last looked at, and since when
+        self._queued = 0  # bytes that wait for the client, as last looked at
+        self._queued_since = 0.0  # that many
         # Per-request state
         self._body: RequestBody | None = None
         self._expects_continue = False
@@ -104,7 +109,6 @@ class Connection:
         """The client reads more slowly than we send."""
         if self._writable is None:
             self._writable = self._loop.create_future()
-            self._write_progress = (self._transport.get_write_buffer_size(), self._loop.time())
 
     def resume_writing(self) -> None:
         """The client has caught up."""
@@ -116,7 +120,9 @@ class Connection:
         """Where the kernel's bytes go. Must not pause, close or abort (uvloop would crash)."""
         body = self._body
         if body is not None and body.reading:
-            return body.get_buffer()
+            buffer = body.get_buffer()
+            if buffer is not None:
+                return buffer
         return SCRATCH
 
     def buffer_updated(self, count: int) -> None:
@@ -129,6 +135,8 @@ class Connection:
             if self._draining <= 0:
                 self._transport.abort()
         else:
+            if self.task is None and self._served and not self._stash:
+                self._since = self._loop.time()  # a head begins
             self._stash += SCRATCH[:count]
             if self.task is None:
                 self._next_head()
@@ -159,7 +167,8 @@ class Connection:
 
     def _next_head(self) -> None:
         """Begin the next request, if its head is all here."""
-        data = self._stash.lstrip(b"\r\n") if self._stash[:2] == b"\r\n" else self._stash
+        empty_lines = EMPTY_LINES.match(self._stash)
+        data = self._stash[empty_lines.end() :] if empty_lines else self._stash
         if not self._served and data[:1] == b"\x16":
             # The first byte of a TLS handshake record (RFC 8446, section 5.1).
             self._transport.write(TLS_ON_PLAIN_PORT)
@@ -169,10 +178,11 @@ class Connection:
         if end < 0:
             self._stash = data
             if len(data) > self._service.limits.head:
-                limit = self._service.limits.head
-                self._refuse(bad_request(f"the request head is longer than {limit} bytes", 431))
+                self._refuse(too_long(data, self._service.limits))
             elif b"\n\n" in data or data[:1] == b"\n":
                 self._refuse(bad_request("a line of the request head does not end with CR LF"))
+            elif self._eof and not self.eof_received():
+                self._transport.close()
             return
         try:
             head = parse(data[: end + 4], self._service.limits)
@@ -219,10 +229,15 @@ class Connection:
         started = time.perf_counter()  # the loop's clock stands still within an iteration
         response, sent = None, 0
         try:
-            response = await self._answer(request)
-            sent = await self._respond(request, body, response)
+            response, head = await self._render(await self._answer(request), body)
+            sent = await self._send(request, response, head)
         except ClientGone:
             self._transport.abort()
+            return
+        except Exception:
+            logger.exception("a response failed")
+            self._transport.abort()
+            return
         except asyncio.CancelledError:
             self._transport.abort()
             raise
@@ -254,14 +269,25 @@ class Connection:
             logger.exception("a handler failed: %s", request.method)
             return error_response(RegistryError(Code.UNKNOWN))
 
-    async def _respond(self, request: Request, body: RequestBody, response: Response) -> int:
+    async def _render(self, response: Response, body: RequestBody) -> tuple[Response, bytes]:
+        """A response and its head; that of a 500 where the handler's own cannot be sent."""
+        if not body.complete:
+            self._closing = True
+        always = self._service.always
+        keep_alive = not (self._closing or self._service.closing)
+        try:
+            return response, render_head(response, always, keep_alive=keep_alive)
+        except (ValueError, KeyError):
+            logger.exception("a response cannot be sent")
+            if not isinstance(response.body, bytes):
+                await response.body.aclose()
+            response = error_response(RegistryError(Code.UNKNOWN))
+            return response, render_head(response, always, keep_alive=keep_alive)
+
+    async def _send(self, request: Request, response: Response, head: bytes) -> int:
         """Send a response; returns the bytes of its body that went out."""
         stream = None if isinstance(response.body, bytes) else response.body
         try:
-            if not body.complete:
-                self._closing = True
-            keep_alive = not (self._closing or self._service.closing)
-            head = render_head(response, self._service.always, keep_alive=keep_alive)
             if self._lost:
                 raise ClientGone("the connection was lost")
             if request.method == "HEAD" or response.status in (204, 304):
@@ -283,9 +309,7 @@ class Connection:
         descriptor = stream.fileno()
         try:
             if descriptor is not None and not self._service.secure:
-                sent = await send_file(self._transport, descriptor, stream.offset, stream.length)
-                metrics.bytes_sent += sent
-                return sent
+                return await self._send_file(descriptor, stream.offset, stream.length)
             sent = 0
             async for chunk in stream:
                 if self._lost:
@@ -301,6 +325,18 @@ class Connection:
         except Exception as error:
             logger.error("a response was cut: %s", error)
             raise ClientGone("the response could not be completed") from error
+        return sent
+
+    async def _send_file(self, descriptor: int, offset: int, count: int) -> int:
+        # What is sent around the transport must not overtake what the transport still holds.
+        self._transport.set_write_buffer_limits(high=0)
+        await self._drained()
+        sent = await send_file(
+            self._transport, descriptor, offset, count, self._service.timeouts.body_idle
+        )
+        metrics.bytes_sent += sent
+        if not self._lost:
+            self._transport.set_write_buffer_limits(high=WRITE_HIGH)
         return sent
 
     async def _drained(self) -> None:
@@ -327,10 +363,10 @@ class Connection:
 
     def close_when_idle(self) -> None:
         """The server shuts down: close between requests, and after the one that is running."""
-        if self.task is None:
-            self._transport.close()
-        else:
+        if self.task is not None:
             self._closing = True
+        elif self._draining < 0:
+            self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
@@ -339,18 +375,19 @@ class Connection:
     def tick(self, now: float) -> None:
         """Hold the client to its deadlines; called about once a second."""
         timeouts = self._service.timeouts
-        if self._writable is not None:
-            queued, since = self._write_progress
-            size = self._transport.get_write_buffer_size()
-            if size != queued:
-                self._write_progress = (size, now)
-            elif now - since > timeouts.body_idle:
-                self._transport.abort()
+        queued = self._transport.get_write_buffer_size()
+        if queued != self._queued or not queued:
+            self._queued, self._queued_since = queued, now
+        elif now - self._queued_since > timeouts.body_idle:
+            self._transport.abort()
+            return
         if self.task is not None:
             if self._body is not None:
                 self._body.tick(now, timeouts.body_idle, timeouts.min_rate)
         elif self._draining >= 0:
-            if now - self._since > DRAIN_SECONDS:
+            if queued:
+                self._since = now  # the answer is not out yet
+            elif now - self._since > DRAIN_SECONDS:
                 self._transport.abort()
         elif self._stash or not self._served:
             if now - self._since > timeouts.head:

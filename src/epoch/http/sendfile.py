@@ -13,17 +13,14 @@ from epoch.http.message import ClientGone
 SLICE: Final = 4 * 1024 * 1024
 """Bytes per call, so that one fast client does not hold the loop."""
 
-STALL_SECONDS: Final = 60.0
-"""A client that takes no byte for so long is cut off."""
 
+async def send_file(
+    transport: asyncio.Transport, descriptor: int, offset: int, count: int, stall: float
+) -> int:
+    """Send `count` bytes of the file from `offset` on. `transport` must have nothing queued.
 
-async def send_file(transport: asyncio.Transport, descriptor: int, offset: int, count: int) -> int:
-    """Send `count` bytes of the file from `offset` on; raises `ClientGone` if that breaks."""
-    while transport.get_write_buffer_size():
-        # The head is still queued; what is sent around the transport must not overtake it.
-        await asyncio.sleep(0)
-        if transport.is_closing():
-            raise ClientGone("the connection was lost")
+    Raises `ClientGone` if that breaks, or if the client takes no byte for `stall` seconds.
+    """
     target = os.dup(transport.get_extra_info("socket").fileno())
     try:
         left = count
@@ -31,7 +28,7 @@ async def send_file(transport: asyncio.Transport, descriptor: int, offset: int, 
             try:
                 sent = os.sendfile(target, descriptor, offset, min(left, SLICE))
             except BlockingIOError:
-                await _writable(target)
+                await _writable(target, stall)
                 continue
             except OSError as error:
                 raise ClientGone("the connection was lost") from error
@@ -50,12 +47,12 @@ def _set(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
-async def _writable(descriptor: int) -> None:
+async def _writable(descriptor: int, stall: float) -> None:
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
     loop.add_writer(descriptor, _set, ready)
     try:
-        async with asyncio.timeout(STALL_SECONDS):
+        async with asyncio.timeout(stall):
             await ready
     except TimeoutError:
         raise ClientGone("the client stopped reading") from None
