@@ -68,7 +68,7 @@ class PartSink:
     ) -> None:
         """`length`: of the body, None if unknown. `limit`: the most bytes of it. `first`: a begun
         part to go on with, ours from now on. `keep_last`: a full part that ends the body is not
-        shipped: it is to be verified first."""
+        shipped: it is to be verified first. A shorter one never is."""
         self.total = 0
         """Bytes of this body that are hashed, and lie in parts."""
         self._flow = flow
@@ -218,7 +218,9 @@ class PartSink:
         part = self._part
         assert part is not None
         at_end = self.total == self._length
-        if part.room or (at_end and self._keep_last):
+        # A buffer that was lent for the end of a body is full, and yet too short to be a part.
+        is_short = part.filled < self._part_size
+        if part.room or (at_end and (self._keep_last or is_short)):
             return
         self._part = None
         self._shipper.ship(part)
