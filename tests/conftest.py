@@ -133,7 +133,7 @@ def seaweedfs() -> Iterator[S3Settings]:
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=home,
-            env={**os.environ, "HOME": str(home)},
+            env={**os.environ, "HOME": str(home), "TMPDIR": str(home)},
         )
     try:
         _wait_for_bucket(process, settings, log)

@@ -280,15 +280,16 @@ async def test_reset_for_ever_takes_four_attempts(name: str) -> None:
     ],
 )
 async def test_permanent_failures_are_told_at_once(status: int, code: str, text: str) -> None:
-    for name in ("get", "put", "part", "complete", "list"):
-        async with stubbed(answering(status, code)) as (store, stub):
+    names = ("get", "put", "part", "complete", "list")
+    async with stubbed(answering(status, code)) as (store, stub):
+        for number, name in enumerate(names, 1):
             with pytest.raises(StoreError, match=text) as caught:
                 await CALLS[name](store)
-            assert len(stub.calls) == 1, name
+            assert len(stub.calls) == number, name
             assert code in str(caught.value)
             assert stub.settings.secret_key not in str(caught.value)
-            with pytest.raises(StoreError, match=text):
-                await store.check()
+        with pytest.raises(StoreError, match=text):
+            await store.check()
 
 
 async def test_missing_bucket_is_not_a_missing_object() -> None:
