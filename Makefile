@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo test test-slow lint bench bench-core minio-test clean
+.PHONY: help setup run demo test test-slow conformance lint bench bench-core minio-test clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,13 @@ test: $(BUILT) ## Run the tests
 
 test-slow: $(BUILT) ## Run the tests that take minutes and much disk
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+conformance: $(BUILT) ## Run our conformance tests, or the official program (OFFICIAL=/path/to/program)
+ifdef OFFICIAL
+	EPOCH_CONFORMANCE_PROGRAM='$(abspath $(OFFICIAL))' $(BIN)/python -m pytest tests/conformance/official.py $(ARGS)
+else
+	$(BIN)/python -m pytest tests/conformance $(ARGS)
+endif
 
 lint: $(BUILT) ## Check style, types and the Cython code
 	$(BIN)/ruff check .
