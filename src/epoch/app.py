@@ -28,6 +28,7 @@ from epoch.registry.presence import References
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import Tags
 from epoch.store.base import Store, StoreError
+from epoch.store.pins import Pins
 from epoch.upload.blobs import Blobs as Uploads
 
 API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
@@ -41,12 +42,13 @@ class App:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.store = store
         self.guard = Guard(settings.auth)
-        self._uploads = uploads = Uploads(store, settings.upload)
+        pins = Pins(store)
+        self._uploads = uploads = Uploads(store, settings.upload, pins)
         self._dashboard = Dashboard(store)
         references, referrers, catalog = References(store), Referrers(store), Catalog(store)
-        downloads = Downloads(store, references.holds, redirect=settings.store.redirect)
+        downloads = Downloads(store, references.holds, redirect=settings.store.redirect, pins=pins)
         manifests = Manifests(
-            store, referrers, catalog, self._dashboard, max_size=settings.http.max_manifest
+            store, referrers, catalog, self._dashboard, settings.http.max_manifest, pins
         )
         tags = Tags(store, catalog)
         metrics.buffers = self._buffers

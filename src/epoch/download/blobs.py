@@ -11,6 +11,7 @@ from epoch.http.message import Request, Response
 from epoch.names import check_name
 from epoch.store import keys
 from epoch.store.base import Store
+from epoch.store.pins import Pins
 
 Found = TypeVar("Found")
 
@@ -27,10 +28,12 @@ class Blobs:
         is_referenced: Callable[[Digest], Awaitable[bool]],
         *,
         redirect: bool = False,
+        pins: Pins | None = None,
     ) -> None:
         """`is_referenced`: whether a manifest of any repository needs a blob. `redirect`: answer
         GET with 307 to the store itself, where it can presign."""
         self._store = store
+        self._pins = pins or Pins(store)
         self._is_referenced = is_referenced
         self._redirect = redirect
 
@@ -45,7 +48,9 @@ class Blobs:
         is_get = request.method == "GET"
         span = None
         if not is_get or self._redirect or _is_conditional(request):
-            info = _known(await self._store.head(key))
+            # HEAD is how clients ask whether they need to push.
+            found = self._store.head(key) if is_get else self._pins.rely(digest)
+            info = _known(await found)
             if ranges.not_modified(request.headers, etag):
                 return Response(304, _common(digest, etag))
             if not is_get:

@@ -10,9 +10,9 @@ import json
 import re
 from typing import Final
 
+from epoch.concurrently import for_each
 from epoch.http.message import Request, Response
 from epoch.names import is_name
-from epoch.concurrently import for_each
 from epoch.registry.listing import has_manifests, listed
 from epoch.registry.paging import page
 from epoch.store.base import Store

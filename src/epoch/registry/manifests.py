@@ -1,12 +1,12 @@
 """The handlers of `/v2/<name>/manifests/<reference>` (distribution-spec end-3, 7a, 7b, 9)."""
 
+from epoch.concurrently import both, for_each
 from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.names import check_name, is_tag
 from epoch.registry import document, listing
 from epoch.registry.catalog import Catalog
-from epoch.concurrently import both, for_each
 from epoch.registry.dashboard import Dashboard
 from epoch.registry.document import Document
 from epoch.registry.presence import check_present
@@ -14,6 +14,7 @@ from epoch.registry.referrers import Referrers
 from epoch.registry.tags import TagForms, digest_of_tagged
 from epoch.store import keys
 from epoch.store.base import Store
+from epoch.store.pins import Pins
 
 
 class Manifests:
@@ -32,9 +33,11 @@ class Manifests:
         catalog: Catalog,
         dashboard: Dashboard,
         max_size: int,
+        pins: Pins | None = None,
     ) -> None:
         """`max_size`: the most bytes of a manifest that is pushed."""
         self._store = store
+        self._pins = pins or Pins(store)
         self._referrers = referrers
         self._catalog = catalog
         self._dashboard = dashboard
@@ -58,7 +61,7 @@ class Manifests:
         if isinstance(asked, Digest) and digest != asked:
             raise RegistryError(Code.DIGEST_INVALID, "the manifest does not have this digest")
         found = document.parse(data, request.headers.get("content-type"))
-        await check_present(self._store, repository, found)
+        await check_present(self._store, self._pins, repository, found)
         await self._write(repository, digest, tags, data, found)
         headers = [
             ("Location", f"/v2/{repository}/manifests/{digest}"),

@@ -2,30 +2,37 @@
 
 from typing import Final
 
+from epoch.concurrently import for_each
 from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
-from epoch.concurrently import for_each
 from epoch.registry.document import MAX_STORED, Document
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
+from epoch.store.pins import Pins
 
 MAX_NAMED: Final = 100
 """Missing digests that an error names."""
 
 
-async def check_present(store: Store, repository: str, found: Document) -> None:
+async def check_present(store: Store, pins: Pins, repository: str, found: Document) -> None:
     """Raise MANIFEST_BLOB_UNKNOWN, with the missing digests as its detail, unless every blob and
-    child manifest of a manifest is here. The subject may be missing."""
-    wanted = [(str(digest), keys.blob(digest)) for digest in found.blobs]
-    wanted += [
-        (str(digest), keys.manifest_by_digest(repository, digest)) for digest in found.children
+    child manifest of a manifest is here. The subject may be missing.
+
+    The blobs stay here until the manifest is written, if that is done at once.
+    """
+
+    async def missing_blob(digest: Digest) -> str | None:
+        return str(digest) if await pins.rely(digest) is None else None
+
+    async def missing_child(digest: Digest) -> str | None:
+        key = keys.manifest_by_digest(repository, digest)
+        return str(digest) if await store.head(key) is None else None
+
+    missing = [
+        *await for_each(missing_blob, found.blobs),
+        *await for_each(missing_child, found.children),
     ]
-
-    async def missing(item: tuple[str, str]) -> str | None:
-        name, key = item
-        return name if await store.head(key) is None else None
-
-    unknown = [name for name in await for_each(missing, wanted) if name is not None]
+    unknown = [name for name in missing if name is not None]
     if unknown:
         raise RegistryError(
             Code.MANIFEST_BLOB_UNKNOWN,

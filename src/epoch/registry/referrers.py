@@ -14,12 +14,12 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from epoch import media
+from epoch.concurrently import both, for_each
 from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.names import check_name
 from epoch.registry import document
-from epoch.concurrently import both, for_each
 from epoch.registry.jsontext import parse_object
 from epoch.registry.listing import digest_of_key, digests_prefix, file_name, listed
 from epoch.registry.paging import next_link

@@ -29,7 +29,11 @@ class StoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One stored object: key (without prefix), bytes, opaque etag, mtime in Unix seconds."""
+    """One stored object: key (without prefix), bytes, opaque etag, mtime in Unix seconds.
+
+    The mtime is that of the object's appearance at its key, or of the beginning of the multipart
+    upload that it was made of (Amazon S3, "System-defined object metadata").
+    """
 
     key: str
     size: int

@@ -232,6 +232,7 @@ class DirectoryStore:
     def _move(self, source: str, target: str) -> None:
         old, new = self._path(source), self._path(target)
         try:
+            os.utime(old)  # its age counts from when it is there
             files.rename(old, new, self._root, self._fsync)
         except FileNotFoundError:
             if os.path.isfile(new):

@@ -117,6 +117,8 @@ def finish(path: str, size: int, fsync: bool) -> None:
             )
         if found > size:
             os.ftruncate(fd, size)
+        # Its age counts from when it is there, not from its last part.
+        os.utime(fd)
         if fsync:
             os.fsync(fd)
     finally:

@@ -9,8 +9,8 @@ from epoch.digest import HEX_LENGTH, Digest
 from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.names import check_name, is_name
-from epoch.store import keys
 from epoch.store.base import Store
+from epoch.store.pins import Pins
 from epoch.upload.budget import Budget
 from epoch.upload.chunked import Chunked
 from epoch.upload.pushes import Pushes
@@ -23,9 +23,8 @@ IGNORED_BODY: Final = 65536
 class Blobs:
     """`PUT blobs/<digest>`, `POST blobs/uploads/`, and all of `blobs/uploads/<session>`."""
 
-    def __init__(self, store: Store, settings: UploadSettings) -> None:
-        self._store = store
-        self._pushes = Pushes(store, settings)
+    def __init__(self, store: Store, settings: UploadSettings, pins: Pins | None = None) -> None:
+        self._pushes = Pushes(store, settings, pins)
         self._chunked = Chunked(self._pushes, Sessions(store))
 
     @property
@@ -100,7 +99,7 @@ class Blobs:
             return None
         if not is_name(source) or not request.caller.may("pull", source):
             return None
-        if await self._store.head(keys.blob(digest)) is None:
+        if await self._pushes.pins.rely(digest) is None:
             return None
         await request.body.read(IGNORED_BODY)
         return _created(name, digest)

@@ -30,11 +30,10 @@ class Closer:
     async def commit(self, session: Session, digest: Digest) -> None:
         """Make the blob of a complete session visible, or raise DIGEST_INVALID: the content is
         not what was promised, and the session is given up."""
-        target = keys.blob(digest)
         try:
             if digest.algorithm == "sha256":
                 check_digest(digest, Sha256(session.digest_state).hexdigest())
-            stored = await self._store.head(target)
+            stored = await self._pushes.pins.rely(digest)
             if stored is None or stored.size != session.offset:
                 await self._build(session, digest)
             elif digest.algorithm != "sha256":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -15,6 +16,7 @@ from epoch.http.message import Body, ClientGone
 from epoch.metrics import PushOutcome, metrics
 from epoch.store import keys
 from epoch.store.base import Store, StoreError
+from epoch.store.pins import LONGEST, Pins
 from epoch.upload.budget import Budget
 from epoch.upload.sink import DiscardSink, new_hasher
 from epoch.upload.transfer import Transfer
@@ -23,8 +25,9 @@ from epoch.upload.transfer import Transfer
 class Pushes:
     """The memory and the background work that all pushes of a process share."""
 
-    def __init__(self, store: Store, settings: UploadSettings) -> None:
+    def __init__(self, store: Store, settings: UploadSettings, pins: Pins | None = None) -> None:
         self.store = store
+        self.pins = pins or Pins(store)
         self.settings = settings
         self.budget = Budget(settings)
         self.max_blob = min(settings.max_blob, self.budget.largest_blob())
@@ -83,7 +86,8 @@ class Pushes:
     async def _push(self, body: Body, digest: Digest) -> PushOutcome:
         self.check_length(body.length)
         hasher = new_hasher(digest.algorithm)
-        stored = await self.store.head(keys.blob(digest))
+        began = time.monotonic()
+        stored = await self.pins.rely(digest)
         if stored is not None and body.length in (None, stored.size):
             await body.into(lambda _: DiscardSink(hasher, self.max_blob))
             check_digest(digest, hasher.hexdigest())
@@ -100,6 +104,10 @@ class Pushes:
         try:
             await transfer.receive(body)
             check_digest(digest, hasher.hexdigest())
+            if time.monotonic() - began > LONGEST:
+                # Others may have stored it since, and it may be old enough to be collected; and
+                # S3 dates what is stored in parts back to its beginning.
+                await self.pins.claim(digest)
             await transfer.dispatcher.finish(transfer.take_last())
         except BaseException:
             await self.give_up(transfer)
