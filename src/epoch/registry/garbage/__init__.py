@@ -1,0 +1,1 @@
+"""Garbage collection: what no manifest names and no upload needs any more, found and removed."""

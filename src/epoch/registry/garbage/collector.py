@@ -1,0 +1,99 @@
+"""One garbage collection, from the first look to the last deletion.
+
+Removed are: blobs that no manifest of any repository names, expired upload sessions, multipart
+uploads that were left behind, entries of indexes whose manifest is gone, and the collection's own
+old notes. Manifests are never removed: untagged ones can be pulled by digest, and are the user's.
+
+It runs beside pushes, pulls and deletions, of any number of processes, and beside other
+collections: `epoch.store.pins` says why nothing that is needed is lost. What cannot be read stops
+it, before anything that it might name is removed.
+
+Cost: one listing of `manifests/` and one GET for each object there, 16 at a time; one listing of
+the blobs, and for each thousand that go, one more listing of `manifests/` with GETs for what is
+new; for each blob that goes, one HEAD and one DELETE. For memory, see `Named`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from epoch.concurrently import for_each
+from epoch.registry.garbage.blobs import Blobs
+from epoch.registry.garbage.index import Index
+from epoch.registry.garbage.named import Named
+from epoch.registry.garbage.report import Progress, Report
+from epoch.registry.garbage.uploads import collect_uploads
+from epoch.store.base import Store
+from epoch.store.pins import SWEEPS, TIMES, Times, list_pins
+
+LAST: Final = "_gc/last"
+"""Rewritten when a collection begins, so that of many servers only one does what is due."""
+_BATCH: Final = 1000
+
+
+class Collector:
+    """Collects, as often as it is told to."""
+
+    def __init__(
+        self, store: Store, *, min_age: float, session_lifetime: float, times: Times = TIMES
+    ) -> None:
+        """`min_age`: seconds; what is younger stays. `session_lifetime`: seconds without a change
+        after which an upload session is over."""
+        self._store = store
+        self._min_age = min_age
+        self._lifetime = max(min_age, session_lifetime)
+        self._times = times
+        self._stopped = False
+
+    async def since_last(self) -> float:
+        """Seconds since any process over this store began a collection; infinite for never."""
+        info = await self._store.head(LAST)
+        return float("inf") if info is None else time.time() - info.modified
+
+    def stop(self) -> None:
+        """Make a running `collect` end soon, with all it has begun in order."""
+        self._stopped = True
+
+    async def collect(self, progress: Progress | None = None, *, dry_run: bool = False) -> Report:
+        """Remove what is not needed, or with `dry_run` only count it and write nothing.
+
+        `StoreError` where the store fails; what was removed by then was not needed.
+        """
+        tell = progress or _silent
+        report = Report()
+        if not dry_run:
+            await self._store.put(LAST, b"")
+        named = Named(self._store, tell)
+        report.manifests = await named.refresh()
+        blobs = Blobs(self._store, named, report, self._min_age, self._times)
+        await blobs.collect(tell, dry_run=dry_run, stopped=lambda: self._stopped)
+        if not self._stopped:
+            await Index(self._store, named, report, self._min_age).collect(tell, dry_run=dry_run)
+        if not self._stopped:
+            await collect_uploads(
+                self._store, report, tell, lifetime=self._lifetime, dry_run=dry_run
+            )
+            await self._drop_notes(report, dry_run=dry_run)
+        return report
+
+    async def _drop_notes(self, report: Report, *, dry_run: bool) -> None:
+        """Pins and announcements that no longer count."""
+        now = time.time()
+        old = [
+            key
+            async for key, _, written in list_pins(self._store, self._times)
+            if now - written > self._min_age
+        ]
+        old += [
+            info.key
+            async for info in self._store.list(SWEEPS)
+            if now - info.modified > self._min_age
+        ]
+        report.notes = len(old)
+        if not dry_run:
+            await for_each(self._store.delete, old)
+
+
+def _silent(_stage: str, _count: int) -> None:
+    pass

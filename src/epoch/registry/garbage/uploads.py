@@ -1,0 +1,74 @@
+"""Uploads that nobody goes on with: expired sessions, and multipart uploads that were left behind.
+
+A session is all objects below `_uploads/<id>/`. It is over when the newest of them is old: whoever
+still sends to it writes there, every few minutes if need be.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Final
+
+from epoch.concurrently import for_each
+from epoch.registry.garbage.batches import batches
+from epoch.registry.garbage.report import Progress, Report
+from epoch.store.base import Multipart, Store
+
+_PREFIX: Final = "_uploads/"
+_SESSION: Final = re.compile(r"_uploads/([0-9a-f]{32})/.+")
+_BATCH: Final = 1000
+
+
+async def collect_uploads(
+    store: Store, report: Report, progress: Progress, *, lifetime: float, dry_run: bool
+) -> None:
+    """Remove sessions without a change for `lifetime` seconds, and abort multipart uploads that
+    began so long ago and belong to no session: a single push must not take longer than that."""
+    oldest = time.time() - lifetime
+    alive: set[str] = set()
+    async for session, objects, newest in _sessions(store):
+        progress("upload sessions", report.sessions + len(alive))
+        if newest > oldest:
+            alive.add(session)
+            continue
+        report.sessions += 1
+        if not dry_run:
+            await for_each(store.delete, objects)
+
+    async def abort(upload: Multipart) -> None:
+        report.multiparts += 1
+        if not dry_run:
+            await store.abort_multipart(upload)
+
+    for prefix in ("blobs/", _PREFIX):
+        found = _left_behind(store, prefix, oldest, alive)
+        async for batch in batches(found, _BATCH):
+            await for_each(abort, batch)
+
+
+async def _sessions(store: Store) -> AsyncIterator[tuple[str, list[str], float]]:
+    """Each session: its id, its objects, and when the newest of them was written."""
+    session, objects, newest = "", list[str](), 0.0
+    async for info in store.list(_PREFIX):
+        found = _SESSION.fullmatch(info.key)
+        if found is None:
+            continue
+        if found[1] != session:
+            if objects:
+                yield session, objects, newest
+            session, objects, newest = found[1], [], 0.0
+        objects.append(info.key)
+        newest = max(newest, info.modified)
+    if objects:
+        yield session, objects, newest
+
+
+async def _left_behind(
+    store: Store, prefix: str, oldest: float, alive: set[str]
+) -> AsyncIterator[Multipart]:
+    async for upload, began in store.list_multiparts(prefix):
+        found = _SESSION.fullmatch(upload.key)
+        if began < oldest and (found is None or found[1] not in alive):
+            yield upload
