@@ -240,7 +240,11 @@ class Raw:
         self._loop = asyncio.get_running_loop()
 
     async def __aenter__(self) -> Self:
-        await self._loop.sock_connect(self.sock, ("127.0.0.1", self._port))
+        try:
+            await self._loop.sock_connect(self.sock, ("127.0.0.1", self._port))
+        except OSError:
+            self.sock.close()
+            raise
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self
 
