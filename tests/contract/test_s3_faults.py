@@ -155,7 +155,7 @@ async def test_early_refusal_lets_go_of_the_buffer(read: int) -> None:
             await call.body()
         drained.set()
 
-    async with stubbed(first(1, early)) as (store, stub):
+    async with stubbed(first(1, early), Patience()) as (store, stub):
         await store.put_part(UPLOAD, 1, 0, data)
         prove_free(data)
         data[:] = bytes(len(data))
@@ -257,7 +257,7 @@ async def test_every_call_survives_a_fault(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["head", "part"])
 async def test_reset_for_ever_takes_four_attempts(name: str) -> None:
-    async with stubbed(reset) as (store, stub):
+    async with stubbed(reset, Patience()) as (store, stub):
         with pytest.raises(StoreError, match="connection to the store broke") as caught:
             await CALLS[name](store)
     assert len(stub.calls) == 4
@@ -281,7 +281,7 @@ async def test_reset_for_ever_takes_four_attempts(name: str) -> None:
 )
 async def test_permanent_failures_are_told_at_once(status: int, code: str, text: str) -> None:
     names = ("get", "put", "part", "complete", "list")
-    async with stubbed(answering(status, code)) as (store, stub):
+    async with stubbed(answering(status, code), Patience()) as (store, stub):
         for number, name in enumerate(names, 1):
             with pytest.raises(StoreError, match=text) as caught:
                 await CALLS[name](store)
@@ -308,7 +308,7 @@ async def test_delete_of_nothing_may_be_404() -> None:
 
 
 async def test_outage_does_not_multiply_the_load() -> None:
-    async with stubbed(answering(503, "ServiceUnavailable")) as (store, stub):
+    async with stubbed(answering(503, "ServiceUnavailable"), Patience()) as (store, stub):
         calls = [store.head(f"key{number}") for number in range(300)]
         results = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(result, StoreError) for result in results)
@@ -344,7 +344,7 @@ async def test_complete_with_an_error_in_a_200() -> None:
         else:
             await call.answer(200, b"   \n" + error_body("InternalError"))
 
-    async with stubbed(embedded) as (store, stub):
+    async with stubbed(embedded, Patience()) as (store, stub):
         with pytest.raises(StoreError, match="InternalError"):
             await store.complete_multipart(UPLOAD, PARTS)
     assert stub.operations().count("CompleteMultipartUpload") == 4
@@ -360,7 +360,7 @@ async def test_complete_with_an_error_in_a_200_once() -> None:
         else:
             await well(call)
 
-    async with stubbed(embedded) as (store, stub):
+    async with stubbed(embedded, Patience()) as (store, stub):
         await store.complete_multipart(UPLOAD, PARTS)
     assert stub.operations().count("CompleteMultipartUpload") == 2
 
