@@ -31,6 +31,9 @@ _URL: Final = re.compile(
     r"https?://[A-Za-z0-9.\-_~:\[\]]+(?:/[A-Za-z0-9.\-_~/%:@&=+,]*)?", re.ASCII
 )
 
+MIN_GARBAGE_AGE: Final = 3600.0
+"""Seconds below which nothing is garbage; `epoch.store.pins` says what it has to hold."""
+
 LOG_LEVELS: Final = ("debug", "info", "warn", "error")
 
 
@@ -103,7 +106,7 @@ class UploadSettings:
     parts_in_flight: int = 4
     """Parts of one upload that are on their way to the store at the same time."""
 
-    receive_window: int = 512 * KIB
+    receive_window: int = MIB
     """The most bytes that one receive from a socket takes. Bounds how long other connections wait
     while one receive is copied and hashed."""
 
@@ -174,6 +177,30 @@ class HttpSettings:
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, f"port {self.port} is out of range: choose 0 to 65535")
         _require(self.shutdown_grace >= 0, "shutdown grace must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageSettings:
+    """What garbage collection removes, and when."""
+
+    min_age: float = 24 * 3600.0
+    """Seconds that a blob must have lain unreferenced, or an upload untouched, before it goes."""
+
+    interval: float = 0.0
+    """Seconds between collections of a running server; 0: none. Off by default: a bucket may have
+    other writers, and a first start must not delete anything."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.min_age >= MIN_GARBAGE_AGE,
+            f"the least age of garbage, {self.min_age:g} s, is too low: pushes under way could be "
+            "hit; choose 1h or more",
+        )
+        _require(
+            self.interval == 0 or self.interval >= 60,
+            f"a garbage collection every {self.interval:g} s is too often: choose 1m or more, or "
+            "0s for none",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +282,10 @@ class Settings:
     auth: AuthSettings = field(default_factory=AuthSettings)
     upload: UploadSettings = field(default_factory=UploadSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    garbage: GarbageSettings = field(default_factory=GarbageSettings)
+    workers: int = 1
+    """Server processes that share the port."""
+
     log_level: str = "info"
     """The least severe application line that is written, one of `LOG_LEVELS`. Access lines are
     written at info."""
