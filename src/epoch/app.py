@@ -12,7 +12,7 @@ import uvloop
 
 from epoch import log
 from epoch.auth.guard import Guard
-from epoch.config import Settings, StoreSettings
+from epoch.config import Settings, SettingsError, StoreSettings
 from epoch.download.blobs import Blobs as Downloads
 from epoch.errors import Code, RegistryError
 from epoch.http.head import Limits
@@ -20,9 +20,14 @@ from epoch.http.listener import Service
 from epoch.http.message import Request, Response
 from epoch.http.routes import Endpoint, Route, match
 from epoch.http.shared import Timeouts
+from epoch.http.tls import Tls
 from epoch.metrics import Buffers, metrics, render
 from epoch.registry.catalog import Catalog
 from epoch.registry.dashboard import Dashboard
+from epoch.registry.garbage.collector import Collector
+from epoch.registry.garbage.report import Progress
+from epoch.registry.garbage.report import Report as Report
+from epoch.registry.garbage.schedule import Schedule
 from epoch.registry.manifests import Manifests
 from epoch.registry.presence import References
 from epoch.registry.referrers import Referrers
@@ -30,6 +35,7 @@ from epoch.registry.tags import Tags
 from epoch.store.base import Store, StoreError
 from epoch.store.pins import Pins
 from epoch.upload.blobs import Blobs as Uploads
+from epoch.upload.session_store import LIFETIME
 
 API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
 
@@ -51,6 +57,7 @@ class App:
             store, referrers, catalog, self._dashboard, settings.http.max_manifest, pins
         )
         tags = Tags(store, catalog)
+        self._schedule = Schedule(_collector(settings, store), settings.garbage.interval)
         metrics.buffers = self._buffers
         self._actions: dict[Endpoint, dict[str, Action]] = {
             Endpoint.PING: {"GET": _ping},
@@ -103,8 +110,13 @@ class App:
             metrics.request(endpoint, request.method, status)
         return response
 
+    def start(self) -> None:
+        """Begin what runs behind the requests."""
+        self._schedule.start()
+
     async def close(self) -> None:
         """End what runs behind the requests, then the store."""
+        await self._schedule.close()
         await self._uploads.close()
         await self._dashboard.close()
         self.guard.close()
@@ -145,11 +157,15 @@ async def _serve(settings: Settings) -> int:
         app = App(settings, store)
         app.guard.announce()
         service = make_service(settings, app)
-        host, port = await service.listen(settings.http.host, settings.http.port)
+        tls = Tls(settings.tls) if settings.tls else None
+        if tls is not None:
+            loop.add_signal_handler(signal.SIGHUP, _reload, tls)
+        host, port = await service.listen(settings.http.host, settings.http.port, tls)
     except BaseException:
         await store.close()
         raise
     log.ready(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", store.description)
+    app.start()
     await stop.wait()
     log.info("stopping", requests=len(service.tasks), grace=settings.http.shutdown_grace)
     stop.clear()
@@ -165,6 +181,46 @@ async def _serve(settings: Settings) -> int:
     await app.close()
     log.info("stopped")
     return 0
+
+
+def collect(settings: Settings, progress: Progress, *, dry_run: bool) -> Report | None:
+    """Collect garbage once; what was done, or None where SIGTERM or SIGINT ended it before."""
+    log.configure(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_collect(settings, progress, dry_run))
+
+
+async def _collect(settings: Settings, progress: Progress, dry_run: bool) -> Report | None:
+    store = open_store(settings.store)
+    try:
+        await store.check()
+        collector = _collector(settings, store)
+        task = asyncio.create_task(collector.collect(progress, dry_run=dry_run))
+
+        def stop() -> None:
+            collector.stop()
+            if not collector.sweeping:
+                task.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        await asyncio.wait({task})
+        return None if task.cancelled() or collector.stopped else task.result()
+    finally:
+        await store.close()
+
+
+def _collector(settings: Settings, store: Store) -> Collector:
+    return Collector(store, min_age=settings.garbage.min_age, session_lifetime=LIFETIME)
+
+
+def _reload(tls: Tls) -> None:
+    try:
+        tls.reload()
+    except SettingsError as error:
+        log.error("the certificate stays as it was", reason=error)
+    else:
+        log.info("certificate read again")
 
 
 def open_store(settings: StoreSettings) -> Store:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from epoch import __version__
 from epoch.cli.main import cli
-from epoch.cli.params import Address, Size, format_size
+from epoch.cli.params import Address, Duration, Size, format_duration, format_size
 from epoch.environment import ENV_FILE, S3_VARIABLES
 
 TABLE = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -62,6 +62,10 @@ def test_version_loads_nothing_heavy() -> None:
         ("serve", "--parts-in-flight", "0"),
         ("serve", "--shutdown-grace", "-1"),
         ("serve", "--log-level", "loud"),
+        ("serve", "--workers", "0"),
+        ("serve", "--gc-interval", "soon"),
+        ("gc", "extra"),
+        ("gc", "--min-age", "soon"),
     ],
 )
 def test_usage_errors_exit_2(arguments: tuple[str, ...]) -> None:
@@ -116,17 +120,22 @@ def test_help_tells_variables_and_defaults() -> None:
 
 
 def test_the_table_for_people_is_complete_and_true() -> None:
-    rows = re.findall(
-        r"^\| `(--[^`]+)` \| `(EPOCH_\w+)` \| `([^`]+)` \|", TABLE.read_text(), re.MULTILINE
-    )
-    told = {flag: (variable, default) for flag, variable, default in rows}
-    options = [param for param in serve().params if isinstance(param, click.Option)]
+    sections = re.split(r"^## `epoch (\w+)`$", TABLE.read_text(), flags=re.MULTILINE)
+    row = re.compile(r"^\| `(--[^`]+)` \| `(EPOCH_\w+)` \| `([^`]+)` \|", re.MULTILINE)
+    told = {
+        command: {flag: (variable, default) for flag, variable, default in row.findall(text)}
+        for command, text in zip(sections[1::2], sections[2::2], strict=True)
+    }
     real = {
-        "/".join([*option.opts, *option.secondary_opts]): (
-            option.envvar,
-            "--no-redirect" if option.default is False else str(option.default),
-        )
-        for option in options
+        name: {
+            "/".join([*option.opts, *option.secondary_opts]): (
+                option.envvar,
+                "--no-redirect" if option.default is False else str(option.default),
+            )
+            for option in command.params
+            if isinstance(option, click.Option) and option.envvar
+        }
+        for name, command in cli.commands.items()
     }
     assert told == real
     for name in (*S3_VARIABLES, ENV_FILE):
@@ -161,6 +170,21 @@ def test_what_is_no_size(text: str) -> None:
 @pytest.mark.parametrize("size", [1, 1000, 1024, 1536 << 10, 16 << 20, 5 << 40])
 def test_sizes_can_be_read_back(size: int) -> None:
     assert Size().convert(format_size(size), None, None) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("0s", 0), ("90", 90), ("90s", 90), ("30m", 1800), ("24H", 86400), ("7 d", 604800)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert Duration().convert(text, None, None) == seconds
+    assert Duration().convert(format_duration(seconds), None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "1.5h", "-1", "1w", "1h30m"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="not a duration"):
+        Duration().convert(text, None, None)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import click
 
 from epoch import __version__
+from epoch.cli.gc import gc
 from epoch.cli.serve import serve
 
 
@@ -13,6 +14,7 @@ def cli() -> None:
 
 
 cli.add_command(serve)
+cli.add_command(gc)
 
 
 def main() -> None:

@@ -1,15 +1,27 @@
-"""Values on the command line that click has no type for: sizes and addresses."""
+"""Options with variables, and values that click has no type for: sizes, durations, addresses."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _SIZE = re.compile(r"([0-9]{1,19}) ?(?:([KMGT])(?:i?B)?|B)?", re.ASCII | re.IGNORECASE)
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_DURATION = re.compile(r"([0-9]{1,9}) ?([smhd])?", re.ASCII | re.IGNORECASE)
+_SECONDS: Final = {"": 1, "S": 1, "M": 60, "H": 3600, "D": 86400}
 _ADDRESS = re.compile(r"(?P<host>[^:\[\]\s]*|\[[^\[\]\s]+\]):(?P<port>[0-9]{1,5})", re.ASCII)
+
+
+def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+    """An option with a variable whose name and default the help shows."""
+    variable = "EPOCH_" + names[0].split("/")[0].removeprefix("--").replace("-", "_").upper()
+    settings = {"show_default": True, "envvar": variable, "show_envvar": True, **settings}
+    return click.option(*names, **settings)
 
 
 def format_size(size: int) -> str:
@@ -37,6 +49,31 @@ class Size(click.ParamType[int]):
                 f"{value!r} is not a size: write 16MiB, 256M or a number of bytes", param, ctx
             )
         return int(found[1]) * _UNITS[(found[2] or "").upper()]
+
+
+def format_duration(seconds: float) -> str:
+    """Whole `seconds` in the largest unit that divides them: 86400 is `1d`, 5400 is `90m`."""
+    for unit in "DHM":
+        if seconds and seconds % _SECONDS[unit] == 0:
+            return f"{seconds // _SECONDS[unit]:.0f}{unit.lower()}"
+    return f"{seconds:.0f}s"
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, as `24h`, `30m`, `7d` or `90`."""
+
+    name = "duration"
+
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number of seconds, or a usage error."""
+        if not isinstance(value, str):
+            return value
+        found = _DURATION.fullmatch(value.strip())
+        if found is None:
+            self.fail(f"{value!r} is not a duration: write 24h, 30m, 90s or 7d", param, ctx)
+        return float(int(found[1]) * _SECONDS[(found[2] or "").upper()])
 
 
 class Address(click.ParamType[tuple[str, int]]):

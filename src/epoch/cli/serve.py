@@ -10,15 +10,23 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from epoch.cli.params import Address, Size, format_size
-from epoch.config import LOG_LEVELS, HttpSettings, Settings, SettingsError, StoreSettings
+from epoch.cli.params import Address, Duration, Size, format_duration, format_size, option
+from epoch.config import (
+    LOG_LEVELS,
+    GarbageSettings,
+    HttpSettings,
+    Settings,
+    SettingsError,
+    StoreSettings,
+)
 from epoch.config import UploadSettings as Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 _HTTP: Final = HttpSettings()
 _UPLOAD: Final = Upload()
+_GARBAGE: Final = GarbageSettings()
 _STORE: Final = StoreSettings()
 
 _EPILOG: Final = """
@@ -40,40 +48,36 @@ The bucket is named by variables alone, so that no key shows in a process list:
   EPOCH_S3_PREFIX      put before every key as it is; default: epoch/
   EPOCH_S3_ENV_FILE    KEY=VALUE lines for what is unset; default: ~/.config/epoch/s3.env
 
+So is the token with which one may do everything, for the same reason:
+  EPOCH_REGISTRY_TOKEN  with it, and without --htpasswd and --access, pulls stay open to all
+
 Sizes are in bytes, or with a unit: 16MiB, 256M, 1GiB (powers of 1024). Logs go to stderr; the line
 "ready addr=HOST:PORT" tells that requests are taken, and where. SIGTERM or Ctrl-C: requests under
 way are finished, then the exit code is 0.
 """
 
 
-def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
-    """An option with a variable whose name and default the help shows."""
-    variable = "EPOCH_" + names[0].split("/")[0].removeprefix("--").replace("-", "_").upper()
-    settings.setdefault("show_default", True)
-    return click.option(*names, envvar=variable, show_envvar=True, **settings)
-
-
 @click.command(epilog=_EPILOG)
-@_option(
+@option(
     "--addr",
     type=Address(),
     default=f"{_HTTP.host}:{_HTTP.port}",
     metavar="[HOST]:PORT",
     help="Where to listen; no host: all interfaces; port 0: any free one.",
 )
-@_option(
+@option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
     default=_STORE.data_dir,
     help="Where to store when no bucket is named; made when missing.",
 )
-@_option(
+@option(
     "--redirect/--no-redirect",
     default=_STORE.redirect,
     help="Send GETs of blobs to the bucket with a presigned URL (307), so that clients must reach "
     "it, instead of streaming them.",
 )
-@_option(
+@option(
     "--part-size",
     type=Size(),
     default=format_size(_UPLOAD.part_size),
@@ -81,40 +85,62 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     help="Size of a part of a multipart upload, 5MiB to 5GiB; more is used where a blob would "
     "need more than 10,000 parts.",
 )
-@_option(
+@option(
     "--buffer-budget",
     type=Size(),
     default=format_size(_UPLOAD.budget),
     metavar="SIZE",
     help="Memory for the parts of all pushes together; when it is lent out, pushes wait.",
 )
-@_option(
+@option(
     "--parts-in-flight",
     type=click.IntRange(min=1),
     default=_UPLOAD.parts_in_flight,
     metavar="N",
     help="Parts of one push that are sent to the store at the same time.",
 )
-@_option(
+@option(
     "--idle-timeout",
     type=click.FloatRange(min=1),
     default=_HTTP.idle_timeout,
     metavar="SECONDS",
     help="How long a connection may stay open between requests; keep it above your proxy's.",
 )
-@_option(
+@option(
     "--shutdown-grace",
     type=click.FloatRange(min=0),
     default=_HTTP.shutdown_grace,
     metavar="SECONDS",
     help="How long requests under way may take after SIGTERM before they are cut.",
 )
-@_option(
+@option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Server processes that share the port; the buffer budget is divided among them.",
+)
+@option(
+    "--gc-interval",
+    type=Duration(),
+    default=format_duration(_GARBAGE.interval),
+    metavar="DURATION",
+    help="How often garbage is collected, by one of all servers over the store; 0s: never.",
+)
+@option(
+    "--gc-min-age",
+    type=Duration(),
+    default=format_duration(_GARBAGE.min_age),
+    metavar="DURATION",
+    help="How long a blob must have lain unreferenced before it is garbage; at least 1h.",
+)
+@option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="info",
     help="The least severe line that is logged; requests are logged at info.",
 )
+@access_options
 @click.pass_context
 def serve(ctx: click.Context, /, **options: Any) -> None:
     """Run the registry, on a bucket where EPOCH_S3_* names one, else on a directory."""
@@ -153,6 +179,8 @@ def _settings(options: dict[str, Any]) -> Settings:
             s3=s3_settings(load(os.environ)),
             redirect=options["redirect"],
         ),
+        garbage=GarbageSettings(min_age=options["gc_min_age"], interval=options["gc_interval"]),
+        workers=options["workers"],
         log_level=options["log_level"],
     )
 

@@ -14,8 +14,9 @@ Of the two looks, one sees the other side's write. If the request sees the annou
 until that sweep is over and begins anew; if it does not, the sweep sees its pin, and the blob
 stays. Requests do not look each time: a view of the announcements may be `Times.view` old, for
 which a sweep waits `Times.announce`. What makes it cheap is age: a blob or a pin that is younger
-than `Times.young` is safe by that alone, since nothing younger than the collection's least age
-(`MIN_AGE`, at least) is ever announced. So a new blob costs a request nothing, and an old one two
+than `Times.young` is safe by that alone, since nothing younger than the collection's least age is
+ever announced. That is `MIN_GARBAGE_AGE` or more, which holds `Times.young`, `LONGEST`, and two
+clocks that are 15 minutes wrong each. So a new blob costs a request nothing, and an old one a few
 small requests per process and quarter of an hour.
 
 Why nothing that a manifest needs is deleted, case by case:
@@ -60,9 +61,6 @@ from epoch.store.base import ObjectInfo, Store, StoreError
 _PINS: Final = "_pins/"
 SWEEPS: Final = "_gc/sweeps/"
 
-MIN_AGE: Final = 3600.0
-"""Seconds; nothing younger may be collected. Holds two clocks that are 15 minutes wrong each,
-`Times.young`, and `LONGEST`."""
 LONGEST: Final = 900.0
 """Seconds that a request may take from relying on blobs to having written its manifest."""
 

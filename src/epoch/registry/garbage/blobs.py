@@ -31,6 +31,7 @@ class Blobs:
         self._report = report
         self._min_age = min_age
         self._times = times
+        self.sweeping = False
 
     async def collect(
         self, progress: Progress, *, dry_run: bool, stopped: Callable[[], bool]
@@ -44,7 +45,11 @@ class Blobs:
                 if dry_run:
                     await self._count(batch)
                 else:
-                    await self._sweep([digest for digest, _ in batch])
+                    self.sweeping = True
+                    try:
+                        await self._sweep([digest for digest, _ in batch])
+                    finally:
+                        self.sweeping = False
 
     async def _unnamed(
         self, algorithm: str, progress: Progress

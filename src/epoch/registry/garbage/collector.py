@@ -45,11 +45,22 @@ class Collector:
         self._lifetime = max(min_age, session_lifetime)
         self._times = times
         self._stopped = False
+        self._blobs: Blobs | None = None
 
     async def since_last(self) -> float:
         """Seconds since any process over this store began a collection; infinite for never."""
         info = await self._store.head(LAST)
         return float("inf") if info is None else time.time() - info.modified
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether blobs are announced or being deleted right now: no time to be cancelled."""
+        return self._blobs is not None and self._blobs.sweeping
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
 
     def stop(self) -> None:
         """Make a running `collect` end soon, with all it has begun in order."""
@@ -66,8 +77,8 @@ class Collector:
             await self._store.put(LAST, b"")
         named = Named(self._store, tell)
         report.manifests = await named.refresh()
-        blobs = Blobs(self._store, named, report, self._min_age, self._times)
-        await blobs.collect(tell, dry_run=dry_run, stopped=lambda: self._stopped)
+        self._blobs = Blobs(self._store, named, report, self._min_age, self._times)
+        await self._blobs.collect(tell, dry_run=dry_run, stopped=lambda: self._stopped)
         if not self._stopped:
             await Index(self._store, named, report, self._min_age).collect(tell, dry_run=dry_run)
         if not self._stopped:

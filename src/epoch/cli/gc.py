@@ -1,0 +1,107 @@
+"""`epoch gc`: one garbage collection, on the store itself, beside running servers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from epoch.cli.params import Duration, format_duration, option
+from epoch.config import LOG_LEVELS, GarbageSettings, Settings, SettingsError, StoreSettings
+
+if TYPE_CHECKING:
+    from epoch.app import Report
+
+_GARBAGE: Final = GarbageSettings()
+_STORE: Final = StoreSettings()
+
+_EPILOG: Final = """
+\b
+Examples:
+  epoch gc --dry-run
+  epoch gc --min-age 7d
+  EPOCH_DATA_DIR=/var/lib/epoch epoch gc
+
+It works on the bucket or the directory itself, named in the same way as for `epoch serve`, and may
+run while servers do. The summary goes to stdout, all else to stderr. Ctrl-C: it ends in order.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=_STORE.data_dir,
+    help="Where the registry stores when no bucket is named.",
+)
+@option(
+    "--min-age",
+    type=Duration(),
+    default=format_duration(_GARBAGE.min_age),
+    envvar="EPOCH_GC_MIN_AGE",
+    metavar="DURATION",
+    help="How long a blob must have lain unreferenced before it is garbage; at least 1h.",
+)
+@option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS, case_sensitive=False),
+    default="info",
+    help="The least severe line that is logged.",
+)
+@click.option("--dry-run", is_flag=True, help="Remove nothing, only tell what would be.")
+def gc(dry_run: bool, **options: Any) -> None:
+    """Remove blobs that no manifest names, and uploads that nobody goes on with."""
+    from epoch.app import collect
+    from epoch.environment import load, s3_settings
+    from epoch.store.base import StoreError
+
+    counter = _Counter()
+    try:
+        settings = Settings(
+            store=StoreSettings(data_dir=options["data_dir"], s3=s3_settings(load(os.environ))),
+            garbage=GarbageSettings(min_age=options["min_age"]),
+            log_level=options["log_level"],
+        )
+        report = collect(settings, counter.tell, dry_run=dry_run)
+    except (SettingsError, StoreError) as error:
+        raise click.ClickException(str(error)) from None
+    finally:
+        counter.clear()
+    if report is None:
+        raise click.ClickException("told to stop before the end; what is needed is still there")
+    _print(report, dry_run=dry_run)
+
+
+class _Counter:
+    """A line on stderr that is written over, where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = 0.0
+        self._is_terminal = sys.stderr.isatty()
+
+    def tell(self, stage: str, count: int) -> None:
+        """Show how far a stage is, ten times a second at most."""
+        now = time.monotonic()
+        if self._is_terminal and now - self._shown >= 0.1:
+            self._shown = now
+            click.echo(f"\r\033[K{stage}: {count}", err=True, nl=False)
+
+    def clear(self) -> None:
+        """Leave an empty line behind."""
+        if self._shown:
+            click.echo("\r\033[K", err=True, nl=False)
+
+
+def _print(report: Report, *, dry_run: bool) -> None:
+    verb = "would be removed" if dry_run else "removed"
+    size = report.removed_bytes
+    click.echo(f"manifests: {report.manifests} read")
+    click.echo(f"blobs: {report.blobs} in all, {report.blob_bytes} bytes")
+    click.echo(f"blobs {verb}: {report.removed_blobs}, {size} bytes")
+    click.echo(f"upload sessions {verb}: {report.sessions}")
+    click.echo(f"multipart uploads {verb}: {report.multiparts}")
+    click.echo(f"index entries {verb}: {report.entries}")
