@@ -242,6 +242,85 @@ def test_a_pool_outlives_its_name_while_it_has_lent() -> None:
     assert live_buffers() == before
 
 
+# ---- lent memory that is not needed now
+
+
+def test_a_part_can_give_back_what_is_behind_its_content() -> None:
+    freed: list[bool] = []
+    pool = Pool(10 * PAGE, lambda: freed.append(True))
+    part = lend(pool, 10 * PAGE)
+    part.advance(fill(part, b"x" * (PAGE + 1)))
+    assert not part.shrunk
+    assert part.shrink()
+    assert (part.shrunk, pool.lent, pool.kept, freed) == (True, 2 * PAGE, 0, [True])
+    assert (part.capacity, part.room) == (10 * PAGE, 9 * PAGE - 1)
+    assert bytes(part) == b"x" * (PAGE + 1)
+    assert fill(part, bytes(10 * PAGE)) == PAGE - 1  # no more than is mapped
+    with pytest.raises(ValueError, match="do not fit"):
+        part.advance(PAGE)
+    assert not part.shrink()
+    assert part.grow()
+    assert (part.shrunk, pool.lent) == (False, 10 * PAGE)
+    assert fill(part, bytes(10 * PAGE)) == 9 * PAGE - 1
+    assert bytes(part) == b"x" * (PAGE + 1)
+    assert part.grow()  # nothing to undo
+    part.release()
+    assert (pool.lent, pool.kept) == (0, 10 * PAGE)
+
+
+def test_growing_waits_for_room_in_the_budget() -> None:
+    pool = Pool(4 * PAGE)
+    part = lend(pool, 4 * PAGE)
+    assert part.shrink()
+    other = lend(pool, PAGE)
+    assert not part.grow()
+    assert (part.shrunk, pool.lent) == (True, 2 * PAGE)
+    other.release()
+    assert pool.kept == PAGE
+    assert part.grow()  # what was kept made way
+    assert (pool.lent, pool.kept) == (4 * PAGE, 0)
+
+
+def test_a_part_that_is_being_used_keeps_its_memory() -> None:
+    part = lend(Pool(4 * PAGE), 4 * PAGE)
+    with receiving(part):
+        assert not part.shrink()
+    assert part.shrink()
+    with receiving(part), pytest.raises(BufferError):
+        part.grow()
+    part.release()
+    assert not part.shrink()
+    with pytest.raises(BufferError):
+        part.grow()
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_a_shrunk_part_is_not_kept(forget: bool) -> None:
+    before = live_buffers()
+    pool = Pool(4 * PAGE)
+    part = lend(pool, 4 * PAGE)
+    assert part.shrink()
+    if not forget:
+        part.release()
+    del part
+    assert (pool.lent, pool.kept, pool.lent_count, live_buffers()) == (0, 0, 0, before)
+
+
+def test_shrinking_and_growing_huge_pages() -> None:
+    pool = Pool(4 * HUGE)
+    part = lend(pool, 2 * HUGE)
+    pattern = bytes(range(251)) * 20_000
+    part.advance(fill(part, pattern[: HUGE + 5]))
+    for _ in range(3):
+        assert part.shrink()
+        assert pool.lent == HUGE + PAGE
+        assert part.grow()
+        assert bytes(part) == pattern[: HUGE + 5]
+    part.advance(fill(part, pattern[HUGE + 5 :]))
+    assert part.room == 0
+    assert bytes(part) == pattern[: 2 * HUGE]
+
+
 # ---- the pool
 
 
@@ -356,7 +435,8 @@ class PoolModel(RuleBasedStateMachine):
         self.frees = 0
         self.pool = Pool(self.BUDGET, self._on_free)
         self.parts: dict[int, PartBuffer] = {}
-        self.sizes: dict[int, int] = {}  # all whose memory is out
+        self.sizes: dict[int, int] = {}  # bytes mapped, of all whose memory is out
+        self.full: dict[int, int] = {}  # bytes mapped when it was lent
         self.contents: dict[int, bytes] = {}
         self.views: dict[int, list[tuple[memoryview, bytes]]] = {}
         self.next = 0
@@ -382,7 +462,7 @@ class PoolModel(RuleBasedStateMachine):
         assert (part is not None) == (sum(self.sizes.values()) + pages * PAGE <= self.BUDGET)
         if part is not None:
             self.parts[self.next] = part
-            self.sizes[self.next] = pages * PAGE
+            self.sizes[self.next] = self.full[self.next] = pages * PAGE
             self.contents[self.next] = b""
             self.views[self.next] = []
             self.next += 1
@@ -394,7 +474,8 @@ class PoolModel(RuleBasedStateMachine):
         part = self.parts[number]
         wanted = pattern * times
         taken = fill(part, wanted)
-        assert taken == min(len(wanted), part.window, part.room)
+        mapped = self.sizes[number] - len(self.contents[number])
+        assert taken == min(len(wanted), part.window, part.room, mapped)
         part.advance(taken)
         self.contents[number] += wanted[:taken]
 
@@ -424,6 +505,33 @@ class PoolModel(RuleBasedStateMachine):
         del part
         self._gone(number)
 
+    @precondition(lambda self: self.parts)
+    @rule(data=st.data())
+    def shrink(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.parts)))
+        needed = max(PAGE, -(-len(self.contents[number]) // PAGE) * PAGE)
+        shrinks = not self.views[number] and needed < self.sizes[number]
+        assert self.parts[number].shrink() is shrinks
+        if shrinks:
+            self.sizes[number] = needed
+            self.expected_frees += 1
+
+    @precondition(lambda self: self.parts)
+    @rule(data=st.data())
+    def grow(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.parts)))
+        part = self.parts[number]
+        if self.views[number]:
+            with pytest.raises(BufferError):
+                part.grow()
+            return
+        more = self.full[number] - self.sizes[number]
+        fits = sum(self.sizes.values()) + more <= self.BUDGET
+        assert part.grow() is fits
+        if fits:
+            self.sizes[number] = self.full[number]
+            assert not part.shrunk
+
     @rule()
     def trim(self) -> None:
         self.pool.trim()
@@ -438,6 +546,7 @@ class PoolModel(RuleBasedStateMachine):
         for number, part in self.parts.items():
             assert part.filled == len(self.contents[number])
             assert part.views == len(self.views[number])
+            assert part.shrunk is (self.sizes[number] < self.full[number])
 
     @invariant()
     def contents_are_what_was_written(self) -> None:
