@@ -99,11 +99,12 @@ class Connection:
         if self.task is None:
             if self._stash and self._draining < 0:
                 self._refuse(bad_request("the connection ended within a request head"))
-                return True
+                return not self._service.secure
             return False
         if self._body is not None:
             self._body.end_of_stream()
-        return self._draining < 0
+        # Under TLS uvloop closes now whatever is said here: what is still to be sent is lost.
+        return self._draining < 0 and not self._service.secure
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we send."""
@@ -248,7 +249,7 @@ class Connection:
             seconds = time.perf_counter() - started
             self._service.log_request(request, status, body.bytes_received, sent, seconds)
         if self._closing or self._service.closing:
-            self._linger()
+            self._linger(unread=not body.complete)
         else:
             self._since = self._loop.time()
             self._stash = body.take_back() + self._stash
@@ -347,18 +348,22 @@ class Connection:
 
     # The end
 
-    def _linger(self) -> None:
-        """Close so that the client sees the answer: half-close, drop a bounded rest, close."""
+    def _linger(self, *, unread: bool = True) -> None:
+        """Close so that the client sees the answer: half-close, drop a bounded rest, close.
+
+        `unread`: whether the client may still be sending what was asked for."""
         self._closing = True
         self._stash = b""
         if self._lost:
             return
-        if self._eof or not self._transport.can_write_eof():
+        secure = self._service.secure
+        if self._eof or (secure and not unread):
             self._transport.close()
             return
         self._draining = DRAIN_BYTES
         self._since = self._loop.time()
-        self._transport.write_eof()
+        if not secure:  # TLS has no half-close here: the client goes when it has read the answer
+            self._transport.write_eof()
         self.resume_reading()
 
     def close_when_idle(self) -> None:

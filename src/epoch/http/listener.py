@@ -7,6 +7,7 @@ from typing import Final
 
 from epoch.http.connection import Connection
 from epoch.http.shared import Shared
+from epoch.http.tls import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Tls
 
 TICK_SECONDS: Final = 1.0
 BACKLOG: Final = 1024
@@ -18,13 +19,17 @@ class Service(Shared):
     _server: asyncio.Server | None = None
     _clock: asyncio.TimerHandle | None = None
 
-    async def listen(self, host: str, port: int) -> tuple[str, int]:
+    async def listen(self, host: str, port: int, tls: Tls | None = None) -> tuple[str, int]:
         """Listen on an address; port 0 takes a free one. Returns where. OSError if it is taken."""
+        self.secure = tls is not None
         self._server = await self.loop.create_server(
             lambda: Connection(self),  # type: ignore[arg-type, return-value]
             host or None,
             port,
             backlog=BACKLOG,
+            ssl=tls.context if tls else None,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
+            ssl_shutdown_timeout=SHUTDOWN_SECONDS if tls else None,
         )
         self._tick()
         address = self._server.sockets[0].getsockname()
