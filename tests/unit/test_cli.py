@@ -130,7 +130,9 @@ def test_the_table_for_people_is_complete_and_true() -> None:
         name: {
             "/".join([*option.opts, *option.secondary_opts]): (
                 option.envvar,
-                "--no-redirect" if option.default is False else str(option.default),
+                "--no-redirect"
+                if option.default is False
+                else str(option.default).replace("None", "none"),
             )
             for option in command.params
             if isinstance(option, click.Option) and option.envvar

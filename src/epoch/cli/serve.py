@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
+from epoch.cli.access import access_options, auth_settings, tls_settings
 from epoch.cli.params import Address, Duration, Size, format_duration, format_size, option
 from epoch.config import (
     LOG_LEVELS,
@@ -48,8 +49,9 @@ The bucket is named by variables alone, so that no key shows in a process list:
   EPOCH_S3_PREFIX      put before every key as it is; default: epoch/
   EPOCH_S3_ENV_FILE    KEY=VALUE lines for what is unset; default: ~/.config/epoch/s3.env
 
-So is the token with which one may do everything, for the same reason:
-  EPOCH_REGISTRY_TOKEN  with it, and without --htpasswd and --access, pulls stay open to all
+\b
+So is the token that allows everything; EPOCH_S3_ENV_FILE may hold it:
+  EPOCH_REGISTRY_TOKEN  without --htpasswd and --access, pulls stay open to all
 
 Sizes are in bytes, or with a unit: 16MiB, 256M, 1GiB (powers of 1024). Logs go to stderr; the line
 "ready addr=HOST:PORT" tells that requests are taken, and where. SIGTERM or Ctrl-C: requests under
@@ -160,6 +162,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     """The settings that options and environment make; `SettingsError` where they do not fit."""
     from epoch.environment import load, s3_settings
 
+    variables = load(os.environ)
     host, port = options["addr"]
     return Settings(
         http=HttpSettings(
@@ -168,6 +171,8 @@ def _settings(options: dict[str, Any]) -> Settings:
             idle_timeout=options["idle_timeout"],
             shutdown_grace=options["shutdown_grace"],
         ),
+        tls=tls_settings(options),
+        auth=auth_settings(options, variables),
         upload=Upload(
             part_size=options["part_size"],
             budget=options["buffer_budget"],
@@ -176,7 +181,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         ),
         store=StoreSettings(
             data_dir=options["data_dir"],
-            s3=s3_settings(load(os.environ)),
+            s3=s3_settings(variables),
             redirect=options["redirect"],
         ),
         garbage=GarbageSettings(min_age=options["gc_min_age"], interval=options["gc_interval"]),
