@@ -52,13 +52,13 @@ class Catalog:
             await self.add(repository)
 
     async def get(self, request: Request) -> Response:
-        """The sorted names of all repositories, or the page that `n` and `last` ask for."""
+        """The sorted names of the repositories that the caller may pull from, or a page of them."""
         await self._ensure_complete()
         names = []
         async with listed(self._store, _PREFIX) as infos:
             async for info in infos:
                 name = info.key[len(_PREFIX) :].removesuffix("/_")
-                if is_name(name):
+                if is_name(name) and request.caller.may("pull", name):
                     names.append(name)
         shown, link = page(request, "/v2/_catalog", sorted(names))
         headers = [("Content-Type", "application/json")]
