@@ -18,7 +18,7 @@ from epoch.http.body import RequestBody
 from epoch.http.head import Head, bad_request, parse, too_long
 from epoch.http.message import BodyStream, ClientGone, Request, Response
 from epoch.http.response import CONTINUE, TLS_ON_PLAIN_PORT, error_response, render_head
-from epoch.http.sendfile import send_file
+from epoch.http.sendfile import send_file, unsent
 from epoch.metrics import metrics
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Connection:
         self._draining = -1  # bytes that may still be dropped, or -1
         # Writing
         self._writable: asyncio.Future[None] | None = None
-        self._queued = 0  # bytes that wait for the client, as last looked at
+        self._queued = 0  # `unsent` bytes, as last looked at
         self._queued_since = 0.0  # that many
         # Per-request state
         self._body: RequestBody | None = None
@@ -380,7 +380,7 @@ class Connection:
     def tick(self, now: float) -> None:
         """Hold the client to its deadlines; called about once a second."""
         timeouts = self._service.timeouts
-        queued = self._transport.get_write_buffer_size()
+        queued = unsent(self._transport)
         if queued != self._queued or not queued:
             self._queued, self._queued_since = queued, now
         elif now - self._queued_since > timeouts.body_idle:
