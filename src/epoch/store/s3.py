@@ -172,10 +172,10 @@ class S3Store:
 
     async def put_part(self, upload: Multipart, number: int, offset: int, data: Buffer) -> Part:  # noqa: ARG002
         """Store `data` as part `number`. S3 needs no offset: the order of the numbers is enough."""
-        parameters = {**self._in(upload), "PartNumber": number}
         operation = f"put part {number} of {upload.key}"
-        size, answer = await self._calls.send(operation, "upload_part", parameters, data)
-        return Part(number, size, answer["ETag"])
+        key = self._settings.prefix + upload.key
+        size, etag = await self._calls.send_part(operation, key, upload.upload_id, number, data)
+        return Part(number, size, etag)
 
     async def complete_multipart(self, upload: Multipart, parts: Sequence[Part]) -> None:
         """Make the object visible. Safe to repeat.

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from epoch.config import S3Settings
 from epoch.store.s3_client import open_client
 from epoch.store.s3_errors import Failure
+from epoch.store.s3_http import HttpSession
 from epoch.store.s3_part import PartBody
 from epoch.store.s3_retry import ATTEMPTS, Failed, Retrier
+from epoch.store.s3_sign import PartSigner
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -45,6 +47,7 @@ class Calls:
         self._opening = asyncio.Lock()
         self._opened: Any = None
         self._retrier = Retrier()
+        self._signer: PartSigner | None = None
         self.succeeded = float("-inf")
         """When a call last succeeded, in seconds of the monotonic clock."""
 
@@ -123,6 +126,47 @@ class Calls:
         However it ends, no view of `data` is left then, and nothing sends from it.
         """
         client = await self.client()
+
+        async def request(body: PartBody, size: int) -> Any:
+            return await getattr(client, method)(
+                Bucket=self._settings.bucket, Body=body, ContentLength=size, **parameters
+            )
+
+        return await self._send(operation, request, data)
+
+    async def send_part(
+        self, operation: str, key: str, upload_id: str, number: int, data: Buffer
+    ) -> tuple[int, str]:
+        """UploadPart, signed by ourselves. `key` with the prefix. Returns the size and the etag;
+        the same holds for `data` as in `send`."""
+        client = await self.client()
+        signer = self._signer
+        if signer is None:
+            signer = self._signer = await self._make_signer(client)
+        # Not public, but the one way to the connections and settings that the client uses.
+        session: HttpSession = client._endpoint.http_session
+
+        async def request(body: PartBody, size: int) -> str:
+            url, headers = signer.request(key, upload_id, number)
+            return await session.put_part(url, headers, body, size)
+
+        return await self._send(operation, request, data)
+
+    async def _make_signer(self, client: Any) -> PartSigner:
+        # The client knows how this bucket is addressed: by path, or as a host.
+        name = "key"
+        address = {"Bucket": self._settings.bucket, "Key": name}
+        url: str = await client.generate_presigned_url("get_object", Params=address)
+        base = url.partition("?")[0].removesuffix(name)
+        settings = self._settings
+        return PartSigner(base, settings.access_key, settings.secret_key, client.meta.region_name)
+
+    async def _send(
+        self,
+        operation: str,
+        request: Callable[[PartBody, int], Awaitable[Any]],
+        data: Buffer,
+    ) -> tuple[int, Any]:
         patience = self._patience
         with memoryview(data) as whole, whole.cast("B") as view:
             size = view.nbytes
@@ -137,12 +181,7 @@ class Calls:
                         silence=patience.answer,
                     )
                     try:
-                        return await getattr(client, method)(
-                            Bucket=self._settings.bucket,
-                            Body=body,
-                            ContentLength=size,
-                            **parameters,
-                        )
+                        return await request(body, size)
                     finally:
                         await body.settle()
 

@@ -10,9 +10,8 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore import UNSIGNED
 
-from epoch import __version__
 from epoch.config import S3Settings
-from epoch.store.s3_http import HttpSession
+from epoch.store.s3_http import USER_AGENT, HttpSession
 
 _AWS: Final = ".amazonaws.com"
 _DEFAULT_REGION: Final = "us-east-1"
@@ -28,7 +27,7 @@ async def open_client(settings: S3Settings, stack: AsyncExitStack) -> Any:
         # signature, as the Go server has it.
         signature_version="s3v4" if settings.secret_key else UNSIGNED,
         # Built anew for every request otherwise: 100 us.
-        user_agent=f"epoch/{__version__}",
+        user_agent=USER_AGENT,
         # Anything but these two and `payload_signing_enabled` either reads the body a second time
         # or sends it as aws-chunked with a trailer, which Google Cloud Storage refuses.
         request_checksum_calculation="when_required",

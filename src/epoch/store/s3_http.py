@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
 import aiohttp
 from aiobotocore.awsrequest import AioAWSResponse
+from botocore.exceptions import ClientError
 from yarl import URL
+
+from epoch import __version__
+
+USER_AGENT: Final = f"epoch/{__version__}"
+
+_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
+"""In an error body (Amazon S3, "REST error responses")."""
 
 _CONNECT: Final = 5.0
 """Seconds for name resolution, TCP and TLS; each attempt's own limit covers everything after."""
@@ -66,6 +75,34 @@ class HttpSession:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    async def put_part(
+        self, url: str, headers: dict[str, str], body: aiohttp.Payload, size: int
+    ) -> str:
+        """Send an UploadPart that is signed already; its etag. ClientError where it is refused,
+        as aiobotocore would raise it."""
+        if self._session is None:
+            raise RuntimeError("the session is not open")
+        target = URL(url, encoded=True)
+        async with self._session.put(
+            target,
+            data=body,
+            headers={**headers, "Content-Length": str(size), "User-Agent": USER_AGENT},
+            allow_redirects=False,
+            proxy=self._proxies.get(target.scheme),
+        ) as response:
+            text = await response.read()
+            etag = response.headers.get("ETag")
+            if response.status == 200 and etag is not None:
+                return etag
+            code = _CODE.search(text)
+            raise ClientError(
+                {
+                    "Error": {"Code": code[1].decode() if code else str(response.status)},
+                    "ResponseMetadata": {"HTTPStatusCode": response.status},
+                },
+                "UploadPart",
+            )
 
     async def send(self, request: Any) -> AioAWSResponse:
         """Send a botocore `AWSPreparedRequest`; the body of the answer is read unless streamed."""
