@@ -89,7 +89,7 @@ async def test_a_body_below_the_minimum_rate() -> None:
 
 async def test_a_body_that_is_slow_but_steady_is_taken() -> None:
     body = bytes(12_000)
-    timeouts = quick(head=0.1, idle=0.1, body_idle=0.3, min_rate=1000.0)
+    timeouts = quick(head=0.1, idle=0.1, body_idle=0.6, min_rate=1000.0)
     async with serving(timeouts=timeouts) as server, Raw(server.port) as raw:
         await raw.send(PUT.replace(b"100000", b"12000"))
         for at in range(0, len(body), 500):
@@ -108,7 +108,7 @@ async def test_time_in_which_we_do_not_read_does_not_count() -> None:
             if len(flows) == 1:
                 self.flow.pause()
 
-    timeouts = quick(body_idle=0.2, min_rate=100.0)
+    timeouts = quick(body_idle=0.5, min_rate=100.0)
     async with serving(timeouts=timeouts) as server, Raw(server.port) as raw:
 
         async def stop(request: Request) -> Response:
@@ -129,7 +129,7 @@ async def test_time_in_which_we_do_not_read_does_not_count() -> None:
         server.handlers["stop"] = stop
         await raw.send(PUT.replace(b"sink", b"stop").replace(b"100000", b"10") + b"hello")
         await eventually(lambda: bool(flows))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.0)
         flows[0].resume()
         await asyncio.sleep(0.1)
         await raw.send(b"world")
