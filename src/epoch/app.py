@@ -33,7 +33,7 @@ from epoch.registry.presence import References
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import Tags
 from epoch.store.base import Store, StoreError
-from epoch.store.pins import Pins
+from epoch.store.pins import TIMES, Pins, Times
 from epoch.upload.blobs import Blobs as Uploads
 from epoch.upload.session_store import LIFETIME
 
@@ -45,10 +45,10 @@ Action = Callable[[Request, Route], Awaitable[Response]]
 class App:
     """A store, and the handlers over it, reachable by endpoint and method."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, times: Times = TIMES) -> None:
         self.store = store
         self.guard = Guard(settings.auth)
-        pins = Pins(store)
+        pins = Pins(store, times)
         self._uploads = uploads = Uploads(store, settings.upload, pins)
         self._dashboard = Dashboard(store)
         references, referrers, catalog = References(store), Referrers(store), Catalog(store)

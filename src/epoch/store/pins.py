@@ -66,7 +66,6 @@ LONGEST: Final = 900.0
 
 _MAX_SWEEP: Final = 8 * 1024 * 1024
 _MAX_PINNED: Final = 100_000
-_POLL: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class Times:
     `young`: the age below which a blob or a pin is safe by itself. `view`: how old a request's
     view of the announcements may be. `announce`: how long a sweep waits before it looks; more than
     `view`. `sweep`: how long it may send deletions. `valid`: how long its announcement holds if it
-    is not withdrawn. `patience`: how long a request waits for a sweep.
+    is not withdrawn. `patience`: how long a request waits for a sweep; `poll`: and how often it looks.
     """
 
     young: float = 900.0
@@ -85,6 +84,7 @@ class Times:
     sweep: float = 300.0
     valid: float = 1800.0
     patience: float = 20.0
+    poll: float = 0.2
 
 
 TIMES: Final = Times()
@@ -141,7 +141,7 @@ class Pins:
             if time.monotonic() > deadline:
                 raise StoreError(f"{digest} is just being removed as garbage", retry_after=30.0)
             waited = True
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(self._times.poll)
         return waited
 
     async def _is_announced(self, digest: str) -> bool:
