@@ -67,6 +67,8 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.pushed: set[str] = set()
+        """The URLs of the manifests that were pushed through it."""
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
 
     def close(self) -> None:
@@ -108,7 +110,10 @@ class Client:
             pass  # an early answer: it may still be there to be read
         response = connection.getresponse()
         content = response.read()
-        return Answer(url, response.status, tuple(response.getheaders()), content)
+        answer = Answer(url, response.status, tuple(response.getheaders()), content)
+        if method == "PUT" and answer.status == 201 and "/manifests/" in url:
+            self.pushed.add(answer.location)
+        return answer
 
     def go(
         self,

@@ -42,9 +42,13 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    """A connection to it."""
+    """A connection to it. The manifests that came through it are deleted at the end: the data
+    sets of different tests share blobs, and what a manifest needs is not deleted."""
     client = Client(server.port)
     yield client
+    client.close()
+    for url in client.pushed:
+        assert client.send("DELETE", url).status in (202, 404)
     client.close()
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.conformance.client import digest_of
-from tests.conformance.operations import IMAGE, INDEX
+from tests.conformance.operations import IMAGE, INDEX, Repository
 
 CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
@@ -48,6 +48,8 @@ class DataSet:
     """Blobs, manifests in the order in which they are pushed, tags, and what refers to what."""
 
     algorithm: str = "sha256"
+    private: bool = False
+    """Whether no other data set has the same blobs, so that its manifests may be left behind."""
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class DataSet:
             "architecture": architecture,
             "os": "linux",
             "rootfs": {"type": "layers", "diff_ids": [empty] * layers},
+            **self._unlike(),
             **more,
         }
         return self.blob(json.dumps(value).encode(), CONFIG)
@@ -149,7 +152,10 @@ class DataSet:
 
     def nothing(self) -> Descriptor:
         """The empty JSON object."""
-        return self.blob(b"{}", EMPTY)
+        return self.blob(json.dumps(self._unlike()).encode(), EMPTY)
+
+    def _unlike(self) -> dict[str, str]:
+        return {"org.example.unlike": secrets.token_hex(16)} if self.private else {}
 
     def tag(self, name: str, described: Descriptor) -> None:
         """A tag that is pushed by its name."""
@@ -161,6 +167,28 @@ class DataSet:
             manifest = self.manifests[digest]
             if tag not in manifest.tags:
                 yield tag, manifest
+
+
+def push(repository: Repository, data: DataSet) -> None:
+    """Push all of it."""
+    for blob in data.blobs.values():
+        repository.post_put(blob)
+    for manifest in data.manifests.values():
+        repository.put_manifest(
+            manifest.data, manifest.media_type, tags=manifest.tags, subject=manifest.subject
+        )
+    for tag, manifest in data.pushed_by_name():
+        repository.put_manifest(
+            manifest.data, manifest.media_type, tag=tag, subject=manifest.subject
+        )
+
+
+def push_image(repository: Repository, *tags: str, **more: Any) -> Manifest:
+    """Push a small image with these tags."""
+    data = DataSet(repository.algorithm, private=True)
+    described = data.image([data.layer()], tags=tags, **more)
+    push(repository, data)
+    return data.manifests[described["digest"]]
 
 
 def notes() -> dict[str, str]:

@@ -192,6 +192,11 @@ class Repository:
 
     # Manifests
 
+    def put(self, reference: str, data: bytes, content_type: str | None = IMAGE) -> Answer:
+        """PUT of a manifest, unjudged."""
+        fields = [] if content_type is None else [("Content-Type", content_type)]
+        return self.go("PUT", self.url("manifests", reference), *fields, body=data)
+
     def put_manifest(
         self,
         data: bytes,
