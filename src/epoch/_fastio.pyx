@@ -234,7 +234,7 @@ cdef class Pool:
             self.trim()
         return map_memory(size)
 
-    cdef void give_back(self, uint8_t *memory, Py_ssize_t size, bint keep):
+    cdef void take_back(self, uint8_t *memory, Py_ssize_t size, bint keep):
         self.lent -= size
         self.lent_count -= 1
         if keep:
@@ -242,6 +242,9 @@ cdef class Pool:
             self.free.setdefault(size, []).append(<uintptr_t> memory)
         else:
             unmap_memory(memory, size)
+
+    cdef void give_back(self, uint8_t *memory, Py_ssize_t size, bint keep):
+        self.take_back(memory, size, keep)
         if self.on_free is not None:
             self.on_free()
 
@@ -356,9 +359,10 @@ cdef class PartBuffer:
             self.pool.give_back(memory, self.size, self.size == self.full_size)
 
     def __dealloc__(self):
-        # Views hold a reference, so none is out here; only a forgotten release() ends up here.
+        # Views hold a reference, so none is out here; only a forgotten release() ends up here. The
+        # collector may be at work, so no Python code is run: nobody is told.
         if self.memory != NULL and self.pool is not None:
-            self.hand_over()
+            self.pool.take_back(self.memory, self.size, self.size == self.full_size)
 
 
 def fill(buffer, data, /):

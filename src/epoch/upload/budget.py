@@ -1,9 +1,14 @@
 """One budget of part buffers for all uploads of a process, lent by need and in turn.
 
 An upload holds at most one buffer that is being filled, and never waits for a second one while it
-holds the first: whatever the others do, it can fill that one, ship it and give it back. So no set
-of uploads can block one another, however small the budget. Those that wait are served in the order
-in which they came, which makes concurrent pushes advance at the same pace.
+holds the first: whatever the others do, it can fill that one, ship it and give it back. Those that
+wait are served in the order in which they came, which makes concurrent pushes advance at the same
+pace.
+
+A silent upload may be made to give back the memory behind what it has filled, and takes it again
+when its client goes on: before anybody borrows, and not in turn. Whoever was lent memory last can
+always have it back, since its own was free when it came. So no set of uploads can block one
+another, however small the budget.
 """
 
 from __future__ import annotations
@@ -35,12 +40,13 @@ class Budget:
         self._part_size = settings.part_size
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Borrower] = deque()
+        self._growers: list[Borrower] = []
         self._scheduled = False
 
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._queue)
+        return len(self._queue) + len(self._growers)
 
     def part_size(self, length: int | None) -> int:
         """The part size for a body: the configured one, doubled until 10,000 parts suffice.
@@ -61,17 +67,17 @@ class Budget:
 
     def has_room(self, capacity: int, part_size: int) -> bool:
         """Whether `borrow` would succeed now."""
-        return not self._queue and self.pool.lent + _size(capacity, part_size) <= self.pool.budget
+        return not self.waiting and self.pool.lent + _size(capacity, part_size) <= self.pool.budget
 
     def borrow(self, capacity: int, part_size: int, *, in_turn: bool = False) -> PartBuffer | None:
         """A buffer for `capacity` bytes, or None: then wait for one's turn with `queue`."""
-        if self._queue and not in_turn:
+        if self.waiting and not in_turn:
             return None
         return self.pool.lend(_size(capacity, part_size), capacity, self.window)
 
-    def grow(self, part: PartBuffer, *, in_turn: bool = False) -> bool:
-        """Give a shrunk buffer its memory again; False: then wait for one's turn with `queue`."""
-        return (in_turn or not self._queue) and part.grow()
+    def grow(self, part: PartBuffer) -> bool:
+        """Give a shrunk buffer its memory again; False: then wait for it with `queue`."""
+        return part.grow()
 
     async def acquire(self, capacity: int, part_size: int) -> PartBuffer:
         """Like `borrow`, but wait for one's turn. To be called by who holds no buffer."""
@@ -86,26 +92,33 @@ class Budget:
             waiter.withdraw()
             raise
 
-    def queue(self, borrower: Borrower) -> None:
-        """Wait for one's turn; `try_borrow` is called then."""
-        self._queue.append(borrower)
+    def queue(self, borrower: Borrower, *, to_grow: bool = False) -> None:
+        """Wait for one's turn; `try_borrow` is called then.
+
+        `to_grow`: it wants back what it gave; it goes before those that hold nothing.
+        """
+        (self._growers if to_grow else self._queue).append(borrower)
         self._freed()
 
     def leave(self, borrower: Borrower) -> None:
         """Wait no longer; that one does not wait is no error."""
-        if borrower in self._queue:
-            self._queue.remove(borrower)
-            self._freed()
+        for waiting in (self._queue, self._growers):
+            if borrower in waiting:
+                waiting.remove(borrower)
+                self._freed()
 
     def _freed(self) -> None:
         # Called while a buffer is being released: lending has to wait until that is done.
-        if self._queue and not self._scheduled:
+        if self.waiting and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._serve)
 
     def _serve(self) -> None:
         self._scheduled = False
-        while self._queue and self._queue[0].try_borrow():
+        for grower in list(self._growers):
+            if grower.try_borrow():
+                self._growers.remove(grower)
+        while not self._growers and self._queue and self._queue[0].try_borrow():
             self._queue.popleft()
 
 

@@ -194,7 +194,7 @@ class PartSink:
     def _borrow_in_turn(self) -> PartBuffer | None:
         if self._part is None:
             return self._budget.borrow(self._capacity(), self._part_size, in_turn=True)
-        return self._part if self._budget.grow(self._part, in_turn=True) else None
+        return self._part if self._budget.grow(self._part) else None
 
     def _capacity(self) -> int:
         if self._length is None:
@@ -243,7 +243,7 @@ class PartSink:
         self._flow.pause()
         if not self._queued:
             self._queued = True
-            self._budget.queue(self)
+            self._budget.queue(self, to_grow=self._part is not None)
 
 
 class DiscardSink:
