@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import http.client
 import json
@@ -165,9 +164,3 @@ def with_digest(location: str, digest: str) -> str:
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:
     """`algorithm:hex` of `data`."""
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
-
-
-def basic(user: str, password: str) -> Field:
-    """An Authorization field."""
-    token = base64.b64encode(f"{user}:{password}".encode()).decode()
-    return "Authorization", f"Basic {token}"

@@ -8,6 +8,7 @@ report is judged here.
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
 
+import bcrypt
 import pytest
 
 from tests.tools.fixtures import StartServer
@@ -83,14 +85,21 @@ def read_report(junit: str) -> Report:
     )
 
 
-def run(program: Path, server: Server, version: str, results: Path) -> Report:
-    """One run of the program; AssertionError where it left no report."""
+def run(
+    program: Path,
+    server: Server,
+    version: str,
+    results: Path,
+    extra: Mapping[str, str] | None = None,
+) -> Report:
+    """One run of the program, with more variables; AssertionError where it left no report."""
     environment: Mapping[str, str] = {
         **{key: value for key, value in os.environ.items() if not key.startswith("OCI_")},
         "OCI_REGISTRY": f"127.0.0.1:{server.port}",
         "OCI_TLS": "disabled",
         "OCI_VERSION": version,
         "OCI_RESULTS_DIR": str(results),
+        **(extra or {}),
     }
     results.mkdir(parents=True)
     done = subprocess.run(
@@ -99,6 +108,13 @@ def run(program: Path, server: Server, version: str, results: Path) -> Report:
     report = results / "junit.xml"
     assert report.exists(), done.stderr.decode(errors="replace")
     return read_report(report.read_text())
+
+
+def program() -> Path:
+    """The program to run."""
+    path = Path(os.environ[PROGRAM])
+    assert path.is_file(), f"{path}: not there"
+    return path
 
 
 @pytest.mark.timeout(4 * _LIMIT)
@@ -111,11 +127,30 @@ def test_official_program(
     request: pytest.FixtureRequest,
 ) -> None:
     """Twice over the same store: nothing that the first run left may disturb the second."""
-    program = Path(os.environ[PROGRAM])
-    assert program.is_file(), f"{program}: not there"
     server = start_server()
     for number in (1, 2):
-        report = run(program, server, version, tmp_path / f"results-{number}")
+        report = run(program(), server, version, tmp_path / f"results-{number}")
         with capsys.disabled():
             print(f"\n{request.node.name}, run {number}: {report}")
         assert report.problems(version) == []
+
+
+@pytest.mark.timeout(2 * _LIMIT)
+@pytest.mark.parametrize("scheme", ["Basic", "Bearer"])
+def test_official_program_signed_in(
+    start_server: StartServer, scheme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a user with a password; and with the registry token, for which tokens are given out."""
+    password = secrets.token_hex(16)
+    if scheme == "Basic":
+        users = tmp_path / "htpasswd"
+        hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+        users.write_text(f"user:{hashed}\n")
+        server = start_server({"EPOCH_HTPASSWD": str(users)})
+    else:
+        server = start_server({"EPOCH_REGISTRY_TOKEN": password})
+    signed_in = {"OCI_USERNAME": "user", "OCI_PASSWORD": password}
+    report = run(program(), server, "dev", tmp_path / "results", signed_in)
+    with capsys.disabled():
+        print(f"\n{scheme}: {report}")
+    assert report.problems("dev") == []
