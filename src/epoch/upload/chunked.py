@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
-from epoch._fastio import PartBuffer, Sha256, fill
+from epoch._fastio import PartBuffer, Sha256
 from epoch.concurrently import both
 from epoch.config import MAX_PARTS
 from epoch.digest import Digest
@@ -26,7 +25,7 @@ from epoch.upload.closing import Closer
 from epoch.upload.dispatcher import Begun
 from epoch.upload.pushes import Pushes, outcome_of
 from epoch.upload.session import Session, Tail
-from epoch.upload.session_store import Sessions, conflict, range_of
+from epoch.upload.session_store import Held, Sessions, conflict, range_of
 from epoch.upload.transfer import Transfer
 
 MERGE_LIMIT: Final = 1024 * 1024
@@ -60,18 +59,20 @@ class Chunked:
     async def cancel(self, name: str, token: str) -> Response:
         """`DELETE`: 204, and nothing is left of it."""
         session = await self._open(name, token)
-        async with self._exclusive(session):
-            await self._closer.cancel(session)
+        async with self._sessions.hold(session) as held:
+            await self._closer.cancel(held)
         return Response(204)
 
     async def patch(self, request: Request, name: str, token: str) -> Response:
         """`PATCH`: 202 when the bytes are safe; 416 where they do not follow those before."""
         session = await self._open(name, token)
-        async with self._exclusive(session):
-            end = _check_range(request, session, must=session.interrupted)
+        async with self._sessions.hold(session) as held:
+            if session.closing:
+                raise conflict(session, "the upload is being completed")
+            expected = _check_range(request, session, must=session.interrupted)
             if request.body.length != 0:
-                session = await self._append(session, request.body, end)
-        return _progress(202, name, token, session)
+                await self._append(held, request.body, expected)
+        return _progress(202, name, token, held.now)
 
     async def close(self, request: Request, name: str, token: str, digest: Digest) -> Response:
         """The closing `PUT ?digest=`, with or without the last bytes: 201 once the blob exists.
@@ -87,20 +88,29 @@ class Chunked:
             if not session.committed_as(digest):
                 raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
             return Response(201, location)
-        async with self._exclusive(session):
-            if session.closing == str(digest):
-                pass  # the same bytes once more, after an answer that was lost
-            elif session.offset == 0 and "content-range" not in request.headers:
-                await self._pushes.push(request.body, digest)
-                return Response(201, location)
-            else:
-                end = _check_range(request, session)
-                if request.body.length != 0:
-                    session = await self._append(session, request.body, end, str(digest))
-            await self._finish(session, digest)
+        try:
+            await self._close(request, session, digest)
+        except RegistryError as error:
+            # Where the same request came to two processes, the other one may have done it.
+            if error.status not in (404, 416):
+                raise
+            newest = await self._sessions.newest(session)
+            if newest is None or not newest.committed_as(digest):
+                raise
         return Response(201, location)
 
     # inside
+
+    async def _close(self, request: Request, session: Session, digest: Digest) -> None:
+        async with self._sessions.hold(session) as held:
+            if not session.closing:
+                expected = _check_range(request, session)
+                if request.body.length != 0:
+                    await self._append(held, request.body, expected, str(digest))
+            elif session.closing != str(digest):
+                raise conflict(session, f"the upload is being completed as {session.closing}")
+            # Else the same bytes come once more, after an answer that was lost.
+            await self._finish(held, digest)
 
     async def _open(self, name: str, token: str) -> Session:
         session = await self._sessions.find(name, token)
@@ -108,35 +118,22 @@ class Chunked:
             raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN, "the upload has been completed")
         return session
 
-    @asynccontextmanager
-    async def _exclusive(self, session: Session) -> AsyncIterator[None]:
-        self._sessions.occupy(session)
+    async def _finish(self, held: Held, digest: Digest) -> None:
         try:
-            yield
-        finally:
-            self._sessions.free(session)
-
-    async def _finish(self, session: Session, digest: Digest) -> None:
-        try:
-            await self._closer.commit(session, digest)
+            await self._closer.commit(held, digest)
         except RegistryError as error:
             metrics.pushes[outcome_of(error)] += 1
             raise
         metrics.pushes["created"] += 1
 
     async def _append(
-        self, session: Session, body: Body, end: int | None, closing: str = ""
-    ) -> Session:
+        self, held: Held, body: Body, expected: int | None, closing: str = ""
+    ) -> None:
         """Receive a body behind what is there, and write the next generation."""
+        session = held.now
         self._pushes.check_length(body.length, session.offset)
         budget = self._pushes.budget
         part_size = session.part_size or budget.part_size(body.length)
-        expected = None if end is None else end - session.offset
-        if expected is not None and body.length is not None and expected != body.length:
-            raise RegistryError(
-                Code.SIZE_INVALID,
-                f"Content-Range holds {expected} bytes, and Content-Length says {body.length}",
-            )
         limit = min(self._pushes.max_blob, part_size * MAX_PARTS) - session.offset
         hasher = Sha256(session.digest_state)
         transfer = Transfer(
@@ -145,94 +142,92 @@ class Chunked:
             self._pushes.settings,
             session.data_key,
             hasher=hasher,
-            limit=limit,
+            limit=limit if expected is None else min(limit, expected),
             part_size=part_size,
             keep_last=False,
             begun=Begun(session.multipart, list(session.parts)),
+            claim=held.claim,
         )
         alive = asyncio.create_task(self._sessions.keep_alive(session, ALIVE_SECONDS))
         try:
-            first = await self._load_tails(session, body.length, part_size)
-            loaded = first is not None
+            length = expected if body.length is None else body.length
+            first = await self._load_tails(session, length, part_size)
+            receipt = _Receipt(transfer, hasher, part_size, loaded=first is not None)
             try:
                 await transfer.receive(body, first)
-                if expected is not None and transfer.received != expected:
-                    raise RegistryError(
-                        Code.SIZE_INVALID,
-                        f"Content-Range holds {expected} bytes, and {transfer.received} came",
-                    )
+                _check_received(transfer.received, expected)
             except (ClientGone, RegistryError) as error:
                 cut = isinstance(error, ClientGone | BodyCut)
                 if not cut or closing or not transfer.received:
                     raise
                 # What came is good: a client that asks where the upload stands can go on.
-                await self._keep(session, transfer, hasher, part_size, loaded, interrupted=True)
+                await self._keep(held, receipt, interrupted=True)
                 raise
-            return await self._keep(session, transfer, hasher, part_size, loaded, closing=closing)
+            await self._keep(held, receipt, closing=closing)
         except BaseException:
             await self._pushes.give_up(transfer)
+            if held.fresh:
+                self._pushes.in_background(self._sessions.delete(held.fresh))
             raise
         finally:
             alive.cancel()
 
     async def _keep(
-        self,
-        session: Session,
-        transfer: Transfer,
-        hasher: Sha256,
-        part_size: int,
-        loaded: bool,
-        *,
-        interrupted: bool = False,
-        closing: str = "",
-    ) -> Session:
+        self, held: Held, receipt: _Receipt, *, interrupted: bool = False, closing: str = ""
+    ) -> None:
         """Make what was received safe: its parts, the rest as a tail, the next generation."""
+        before, transfer = held.now, receipt.transfer
         last = transfer.take_last()
-        offset = session.offset + transfer.received
-        before = () if loaded else session.tails
         try:
-            shipped, tails, last_part = await self._settle(session, transfer, before, last)
+            shipped, tails, last_part = await self._settle(held, receipt, last)
         finally:
             if last is not None:
                 last.release()
-        after = session.next(
-            offset=offset,
-            digest_state=hasher.export_state(),
-            part_size=part_size,
+        after = held.now.next(
+            offset=before.offset + transfer.received,
+            digest_state=receipt.hasher.export_state(),
+            part_size=receipt.part_size,
             upload_id=shipped.upload.upload_id if shipped.upload else None,
             parts=tuple(shipped.parts),
             tails=tails,
             last_part=last_part,
             interrupted=interrupted,
             closing=closing,
+            claimed=False,
         )
-        advanced = await self._sessions.advance(session, after)
+        try:
+            await held.advance(after)
+        except RegistryError:
+            raise
+        except BaseException:
+            # Maybe it was written: what it names has to stay.
+            held.fresh.clear()
+            transfer.dispatcher.hand_over()
+            raise
+        held.fresh.clear()
         transfer.dispatcher.hand_over()
-        self._pushes.in_background(self._sessions.drop(session, advanced))
-        return advanced
+        gone = {tail.key for tail in before.tails} - {tail.key for tail in tails}
+        self._pushes.in_background(self._sessions.delete([*held.stale, *gone]))
 
     async def _settle(
-        self,
-        session: Session,
-        transfer: Transfer,
-        before: tuple[Tail, ...],
-        last: PartBuffer | None,
+        self, held: Held, receipt: _Receipt, last: PartBuffer | None
     ) -> tuple[Begun, tuple[Tail, ...], Part | None]:
-        dispatcher = transfer.dispatcher
+        dispatcher = receipt.transfer.dispatcher
+        before = () if receipt.loaded else held.now.tails
         if last is None:
             return await dispatcher.settle(), before, None
         with memoryview(last) as data:
-            if not dispatcher.has_upload:
-                return await dispatcher.settle(), await self._merge(session, before, data), None
+            if not dispatcher.has_shipped:
+                tails = await self._merge(held, before, data)
+                return await dispatcher.settle(), tails, None
             # Also as a part, which is the last one if nothing follows: then no byte is read back.
             tail, part = await both(
-                self._sessions.put_tail(session, dispatcher.offset, data),
-                dispatcher.put_last(data),
+                held.put_tail(dispatcher.offset, data), dispatcher.put_last(data)
             )
             return await dispatcher.settle(), (tail,), part
 
     async def _merge(
-        self, session: Session, before: tuple[Tail, ...], data: memoryview
+        self, held: Held, before: tuple[Tail, ...], data: memoryview
     ) -> tuple[Tail, ...]:
         """Store `data` behind the tails, joined with those before that are not larger."""
         kept, size = list(before), len(data)
@@ -240,37 +235,38 @@ class Chunked:
         while kept and kept[-1].size <= size and size + kept[-1].size <= MERGE_LIMIT:
             joined.insert(0, kept.pop())
             size += joined[0].size
-        offset = sum(tail.size for tail in kept)
+        parts = sum(part.size for part in held.now.parts)
+        offset = parts + sum(tail.size for tail in kept)
         if not joined:
-            return (*kept, await self._sessions.put_tail(session, offset, data))
+            return (*kept, await held.put_tail(offset, data))
         pieces = [await self._sessions.get_tail(tail) for tail in joined]
-        return (*kept, await self._sessions.put_tail(session, offset, b"".join([*pieces, data])))
+        return (*kept, await held.put_tail(offset, b"".join([*pieces, data])))
 
     async def _load_tails(
         self, session: Session, length: int | None, part_size: int
     ) -> PartBuffer | None:
         """The tails in a buffer to go on with, where the body may fill up a part with them."""
         size = session.tail_size
-        if not size or (length is not None and size + length < part_size and not session.upload_id):
+        if not size or (length is not None and size + length < part_size):
             return None
         capacity = part_size if length is None else min(part_size, size + length)
-        part = await self._pushes.budget.acquire(capacity, part_size)
-        try:
-            for tail in session.tails:
-                data = memoryview(await self._sessions.get_tail(tail))
-                while data:
-                    count = fill(part, data)
-                    part.advance(count)
-                    data = data[count:]
-        except BaseException:
-            part.release()
-            raise
-        return part
+        return await self._closer.load(session.tails, capacity, part_size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Receipt:
+    """One body: how it came, and the digest up to its end. `loaded`: the tails from before it are
+    in its first part."""
+
+    transfer: Transfer
+    hasher: Sha256
+    part_size: int
+    loaded: bool
 
 
 def _check_range(request: Request, session: Session, must: bool = False) -> int | None:
-    """The end (exclusive) of Content-Range, None where there is none; 416 where it does not begin
-    at the upload's offset, or where it is missing though the client can not know the offset."""
+    """How many bytes Content-Range announces, None where there is none; 416 where it does not
+    begin at the upload's offset, or is missing though the client can not know the offset."""
     text = request.headers.get("content-range")
     if text is None:
         if must:
@@ -284,7 +280,20 @@ def _check_range(request: Request, session: Session, must: bool = False) -> int 
     first, last = int(found[1]), int(found[2])
     if first != session.offset or last < first:
         raise conflict(session, f"the next chunk must begin at byte {session.offset}")
-    return last + 1
+    expected, length = last + 1 - first, request.body.length
+    if length is not None and length != expected:
+        raise RegistryError(
+            Code.SIZE_INVALID,
+            f"Content-Range holds {expected} bytes, and Content-Length says {length}",
+        )
+    return expected
+
+
+def _check_received(received: int, expected: int | None) -> None:
+    if expected is not None and received != expected:
+        raise RegistryError(
+            Code.SIZE_INVALID, f"Content-Range holds {expected} bytes, and {received} came"
+        )
 
 
 def _progress(status: int, name: str, token: str, session: Session | None) -> Response:

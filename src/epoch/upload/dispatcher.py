@@ -7,7 +7,7 @@ trace in the store, and a blob of one part is a single PutObject.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from epoch._fastio import PartBuffer
@@ -37,16 +37,20 @@ class Dispatcher:
         on_room: Callable[[], None],
         on_failure: Callable[[Exception], None],
         begun: Begun = NOTHING,
+        claim: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`on_room()`: a part is done. `on_failure(error)`: a part failed for good, give up.
-        `begun`: what is in the store already."""
+        `begun`: what is in the store already; `claim()`: called before anything is added to it."""
         self._store = store
         self._key = key
         self._in_flight = in_flight
         self._on_room = on_room
         self._on_failure = on_failure
-        self._upload = begun.upload
-        self._creation: asyncio.Task[Multipart] | None = None
+        self._begun = begun
+        self._claim = claim
+        self._upload: Multipart | None = None  # once it may be written to
+        self._opening: asyncio.Task[Multipart] | None = None
+        self._created: Multipart | None = None  # ours to abort
         self._tasks: set[asyncio.Task[None]] = set()
         self._parts = list(begun.parts)
         self._next_number = len(begun.parts) + 1
@@ -59,9 +63,9 @@ class Dispatcher:
         return len(self._tasks) < self._in_flight
 
     @property
-    def has_upload(self) -> bool:
-        """Whether there is a multipart upload, or one is being created."""
-        return self._next_number > 1
+    def has_shipped(self) -> bool:
+        """Whether any part was sent from here."""
+        return self._next_number > len(self._begun.parts) + 1
 
     @property
     def offset(self) -> int:
@@ -102,18 +106,20 @@ class Dispatcher:
             await asyncio.wait(self._tasks)
         if self._error is not None:
             raise self._error
-        return Begun(self._upload, sorted(self._parts, key=lambda part: part.number))
+        return Begun(
+            self._upload or self._begun.upload, sorted(self._parts, key=lambda part: part.number)
+        )
 
     async def put_last(self, data: memoryview) -> Part:
         """Store the part behind all that were shipped, which is still the caller's: it counts
         only if nothing follows."""
-        upload = await self._existing_upload()
+        upload = await self._opened()
         return await self._store.put_part(upload, self._next_number, self._next_offset, data)
 
     def hand_over(self) -> None:
         """What was stored is somebody else's from now on: `abort` does nothing to it."""
-        if self._creation is not None:
-            self._creation = None
+        if self._created is not None:
+            self._created = None
             metrics.multiparts -= 1
 
     async def abort(self) -> None:
@@ -124,32 +130,36 @@ class Dispatcher:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        creation, self._creation = self._creation, None
-        if creation is None:
-            return
-        # Never cancelled: a creation whose answer is lost is an upload that nobody can abort.
-        await asyncio.wait([creation])
-        if creation.exception() is None:
-            await self._store.abort_multipart(creation.result())
+        if self._opening is not None:
+            # Never cancelled: a creation whose answer is lost is an upload that nobody can abort.
+            await asyncio.wait([self._opening])
+            self._opening.exception()
+        created, self._created = self._created, None
+        if created is not None:
+            await self._store.abort_multipart(created)
             metrics.multiparts -= 1
 
     async def _ship(self, number: int, offset: int, part: PartBuffer) -> None:
-        upload = await self._existing_upload()
+        upload = await self._opened()
         started = asyncio.get_running_loop().time()
         self._parts.append(await self._store.put_part(upload, number, offset, part))
         metrics.part(part.filled, asyncio.get_running_loop().time() - started)
 
-    async def _existing_upload(self) -> Multipart:
+    async def _opened(self) -> Multipart:
         if self._upload is None:
-            if self._creation is None:
-                self._creation = asyncio.create_task(self._create())
-            self._upload = await asyncio.shield(self._creation)
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open())
+            self._upload = await asyncio.shield(self._opening)
         return self._upload
 
-    async def _create(self) -> Multipart:
-        upload = await self._store.create_multipart(self._key)
+    async def _open(self) -> Multipart:
+        if self._begun.upload is not None:
+            if self._claim is not None:
+                await self._claim()
+            return self._begun.upload
+        self._created = await self._store.create_multipart(self._key)
         metrics.multiparts += 1
-        return upload
+        return self._created
 
     def _shipped(self, task: asyncio.Task[None], part: PartBuffer) -> None:
         # Also for a task that was cancelled before it ran.

@@ -44,7 +44,8 @@ class Session:
     parts: tuple[Part, ...] = ()
     tails: tuple[Tail, ...] = ()
     last_part: Part | None = None
-    """The tails once more, as the part that ends the object, in case nothing follows."""
+    """The tails once more, as the part that ends the object, in case nothing follows; None where
+    they are too small to be worth it."""
     interrupted: bool = False
     """Whether the last request broke off, so that its client can not know `offset`."""
     closing: str = ""
@@ -53,8 +54,17 @@ class Session:
     """The digest under which the blob was stored: the session has ended."""
     cancelled: bool = False
     """Whether the client has given up: the session has ended."""
+    claimed: bool = False
+    """Whether a request may be writing to the multipart upload, behind `parts`."""
+    contended: bool = False
+    """Whether such a request never came to its end: what it wrote may still arrive, and the bytes
+    have to be looked at before they become a blob."""
+    verified: str = ""
+    """The digest, other than sha256, that the stored bytes were found to have."""
     nonce: str = field(default="", compare=False)
     """Tells two writers of one generation apart."""
+    lineage: tuple[str, ...] = field(default=(), compare=False)
+    """The nonces of the last few generations before it."""
 
     @property
     def folder(self) -> str:
@@ -84,6 +94,10 @@ class Session:
         """The next generation."""
         return replace(self, generation=self.generation + 1, **changes)
 
+    def taken_over(self) -> Session:
+        """As it is for the next request: one that had claimed it did not come to its end."""
+        return replace(self, claimed=False, contended=True) if self.claimed else self
+
     def ended(self, *, committed: str = "") -> Session:
         """The last generation: committed under that digest, or cancelled."""
         return Session(
@@ -111,7 +125,11 @@ class Session:
             "closing": self.closing,
             "committed": self.committed,
             "cancelled": self.cancelled,
+            "claimed": self.claimed,
+            "contended": self.contended,
+            "verified": self.verified,
             "nonce": self.nonce,
+            "lineage": self.lineage,
         }
         return json.dumps(state, separators=(",", ":")).encode()
 
@@ -135,7 +153,11 @@ class Session:
             closing=state["closing"],
             committed=state["committed"],
             cancelled=state["cancelled"],
+            claimed=state["claimed"],
+            contended=state["contended"],
+            verified=state["verified"],
             nonce=state["nonce"],
+            lineage=tuple(state["lineage"]),
         )
 
     def committed_as(self, digest: Digest) -> bool:

@@ -8,12 +8,14 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
 from epoch import log
 from epoch.errors import Code, RegistryError
-from epoch.store.base import Store, StoreError
+from epoch.store.base import Multipart, Store, StoreError
 from epoch.upload.session import MAX_STATE, Session, Tail
 
 SECRET_KEY: Final = "_uploads/secret"  # noqa: S105 - where the secret lies
@@ -21,6 +23,40 @@ LIFETIME: Final = 24 * 3600.0
 """Seconds without a change after which a session has expired."""
 
 _ID_BYTES, _TIME_BYTES, _MAC_BYTES = 16, 4, 16
+
+_LINEAGE: Final = 16
+"""Generations that may follow within the blink in which a request looks whether it has won."""
+
+
+class Held:
+    """A session that one request writes to."""
+
+    def __init__(self, sessions: Sessions, session: Session) -> None:
+        self.now = session
+        """The generation that the request stands on."""
+        self.fresh: list[str] = []
+        """Keys of tails that it has written and that no generation names yet."""
+        self.stale: list[str] = []
+        """Keys of the generations that it has left behind."""
+        self._sessions = sessions
+
+    async def advance(self, after: Session) -> None:
+        """Write the next generation; 416 or 404 if another request was faster."""
+        before, self.now = self.now, await self._sessions.advance(self.now, after)
+        if before.generation:
+            self.stale.append(before.state_key())
+
+    async def claim(self) -> None:
+        """Announce that parts of the multipart upload are about to be written: their numbers are
+        the same for all that go on from here."""
+        await self.advance(self.now.next(claimed=True, interrupted=True, last_part=None))
+
+    async def put_tail(self, offset: int, data: memoryview | bytes) -> Tail:
+        """Store bytes behind the last full part, which begin at `offset` of the blob."""
+        key = f"{self.now.folder}tail/{offset:020d}-{secrets.token_hex(4)}"
+        self.fresh.append(key)
+        await self._sessions.store.put(key, data)
+        return Tail(key, len(data))
 
 
 class Sessions:
@@ -41,7 +77,7 @@ class Sessions:
         """The newest generation; BLOB_UPLOAD_UNKNOWN for what is forged, expired, of another
         repository or cancelled. One that is committed is found."""
         raw = _decode(token)
-        if len(raw) != _ID_BYTES + _TIME_BYTES + _MAC_BYTES:
+        if len(raw) != _ID_BYTES + _TIME_BYTES + _MAC_BYTES or _encode(raw) != token:
             raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
         named, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
         if not hmac.compare_digest(mac, await self._mac(repository, named)):
@@ -57,7 +93,8 @@ class Sessions:
             raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
         return session
 
-    def occupy(self, session: Session) -> None:
+    @asynccontextmanager
+    async def hold(self, session: Session) -> AsyncIterator[Held]:
         """Reserve a session for one request of this process; 416 if another one has it.
 
         Only a shortcut, that spares the loser its body: `advance` is what decides.
@@ -65,29 +102,32 @@ class Sessions:
         if session.id in self._busy:
             raise conflict(session, "another request is writing to this upload")
         self._busy.add(session.id)
-
-    def free(self, session: Session) -> None:
-        """End the reservation."""
-        self._busy.discard(session.id)
+        held = Held(self, session.taken_over())
+        try:
+            yield held
+        except StoreError:
+            # Another process may have removed what this request needed.
+            newest = await self.newest(held.now)
+            if (newest.nonce if newest else "") != held.now.nonce:
+                raise _lost(newest) from None
+            raise
+        finally:
+            self._busy.discard(session.id)
 
     async def advance(self, before: Session, after: Session) -> Session:
-        """Write the next generation; 416 if another request has written it already."""
-        after = replace(after, nonce=secrets.token_hex(8))
-        if not await self.store.put_new(after.state_key(), after.encode()):
-            raise conflict(before, "another request has written to this upload")
-        return after
-
-    async def drop(self, before: Session, after: Session) -> None:
-        """Delete what only the generation before needed."""
-        stale = [before.state_key()] if before.generation else []
-        gone = {tail.key for tail in before.tails} - {tail.key for tail in after.tails}
-        await self._delete([*stale, *gone])
-
-    async def put_tail(self, session: Session, offset: int, data: memoryview | bytes) -> Tail:
-        """Store bytes behind the last full part, which begin at `offset` of the blob."""
-        key = f"{session.folder}tail/{offset:020d}-{secrets.token_hex(4)}"
-        await self.store.put(key, data)
-        return Tail(key, len(data))
+        """Write the next generation; 416 or 404 if another request was faster."""
+        lineage = (*before.lineage, before.nonce)[-_LINEAGE:]
+        after = replace(after, nonce=secrets.token_hex(8), lineage=lineage)
+        written = await self.store.put_new(after.state_key(), after.encode())
+        # Old generations are deleted, so that nothing was there does not mean that none was.
+        if written and await self._newest_key(after) == after.state_key():
+            return after
+        newest = await self.newest(after)
+        if written and newest and after.nonce in (newest.nonce, *newest.lineage):
+            return after
+        if written:
+            await self.delete([after.state_key()])
+        raise _lost(newest)
 
     async def get_tail(self, tail: Tail) -> bytes:
         """Read such bytes back."""
@@ -105,16 +145,26 @@ class Sessions:
             except StoreError as error:
                 log.warn("an upload could not be kept alive", reason=error)
 
-    async def clear(self, session: Session) -> None:
-        """Delete what an ended session no longer needs; its last generation stays, as a marker."""
-        keys = [
-            info.key
-            async for info in self.store.list(session.folder)
-            if info.key != session.state_key()
-        ]
-        await self._delete(keys)
+    async def clear(self, session: Session, upload: Multipart | None = None) -> None:
+        """Delete what an ended session no longer needs, with its multipart upload and those of
+        requests that died; its last generation stays, as a marker."""
+        try:
+            if upload is not None:
+                await self.store.abort_multipart(upload)
+            async for left, _ in self.store.list_multiparts(session.data_key):
+                await self.store.abort_multipart(left)
+            keys = [
+                info.key
+                async for info in self.store.list(session.folder)
+                if info.key != session.state_key()
+            ]
+        except StoreError as error:
+            log.warn("an ended upload is left in the store", upload=session.id, reason=error)
+        else:
+            await self.delete(keys)
 
-    async def _delete(self, keys: list[str]) -> None:
+    async def delete(self, keys: Iterable[str]) -> None:
+        """Delete what is not needed any more."""
         for key in keys:
             try:
                 await self.store.delete(key)
@@ -122,19 +172,27 @@ class Sessions:
                 # Not the client's concern: garbage collection takes it with the session.
                 log.warn("an upload's leftover stays in the store", key=key, reason=error)
 
+    async def newest(self, session: Session) -> Session | None:
+        """The newest generation of a session that is known to have any, or had."""
+        return await self._newest(session.repository, session.id)
+
     async def _newest(self, repository: str, session_id: str) -> Session | None:
-        folder = Session(session_id, repository).folder + "state/"
+        session = Session(session_id, repository)
         for _ in range(8):
-            newest = None
-            async for info in self.store.list(folder):
-                newest = info.key
+            newest = await self._newest_key(session)
             if newest is None:
                 return None
             data = await self.store.get(newest, MAX_STATE)
             if data is not None:
-                return Session.decode(session_id, int(newest.removeprefix(folder)), data)
+                return Session.decode(session_id, int(newest.rpartition("/")[2]), data)
             # A newer generation has just replaced it.
-        raise StoreError(f"read {folder}: it changes faster than it can be read")
+        raise StoreError(f"read {session.folder}: it changes faster than it can be read")
+
+    async def _newest_key(self, session: Session) -> str | None:
+        newest = None
+        async for info in self.store.list(f"{session.folder}state/"):
+            newest = info.key
+        return newest
 
     async def _mac(self, repository: str, named: bytes) -> bytes:
         if self._secret is None:
@@ -158,6 +216,12 @@ def conflict(session: Session, message: str) -> RegistryError:
     return RegistryError(
         Code.BLOB_UPLOAD_INVALID, message, status=416, headers=(("Range", range_of(session)),)
     )
+
+
+def _lost(newest: Session | None) -> RegistryError:
+    if newest is None or newest.committed or newest.cancelled:
+        return RegistryError(Code.BLOB_UPLOAD_UNKNOWN, "another request has ended this upload")
+    return conflict(newest, "another request has written to this upload")
 
 
 def range_of(session: Session) -> str:

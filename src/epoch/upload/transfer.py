@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from epoch._fastio import PartBuffer
 from epoch.config import UploadSettings
 from epoch.http.message import Body, Flow
@@ -26,9 +28,10 @@ class Transfer:
         part_size: int,
         keep_last: bool = True,
         begun: Begun = NOTHING,
+        claim: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`limit`: the most bytes of this body. `keep_last`: a full part at the end of a body of
-        known length is kept back too. `begun`: parts that are already in the store."""
+        known length is kept back too. `begun`, `claim`: see `Dispatcher`."""
         self.received = 0
         self.last: PartBuffer | None = None
         self.dispatcher = Dispatcher(
@@ -38,6 +41,7 @@ class Transfer:
             on_room=self._room,
             on_failure=self._failed,
             begun=begun,
+            claim=claim,
         )
         self._budget = budget
         self._hasher = hasher
