@@ -195,10 +195,12 @@ class DirectoryStore:
         try:
             files.finish(source, size, self._fsync)
             files.rename(source, target, self._root, self._fsync)
+            files.drain(target)
         except FileNotFoundError:
             # Completed before, and the answer was lost.
             with contextlib.suppress(*files.MISSING):
                 if os.stat(target).st_size == size:
+                    files.drain(target)
                     return
             raise StoreError(
                 f"complete {upload.key}: no such upload: it was aborted or has expired",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -77,9 +78,32 @@ def write_into(path: str, offset: int, data: memoryview) -> None:
             "put part: no such upload: it was aborted or has expired", retry_after=None
         ) from None
     try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        if not _is_at(path, fd):
+            raise StoreError("put part: the upload has been completed", retry_after=None)
         write_at(fd, offset, data)
     finally:
         os.close(fd)
+
+
+def drain(path: str) -> None:
+    """Wait until nobody, in whatever process, writes into a file that was renamed to `path`."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # moved on already
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    finally:
+        os.close(fd)
+
+
+def _is_at(path: str, fd: int) -> bool:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(fd))
 
 
 def write_at(fd: int, offset: int, data: bytes | memoryview) -> None:
