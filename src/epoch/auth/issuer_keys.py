@@ -58,6 +58,8 @@ def _from_jwks(data: bytes) -> list[VerifyingKey]:
     document = json.loads(data)
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise ValueError("neither PEM nor a JSON Web Key Set")
+    if not all(isinstance(item, dict) for item in document["keys"]):
+        raise ValueError("what is among its keys is none")
     found = [_from_jwk(item) for item in document["keys"] if item.get("use", "sig") == "sig"]
     if not found:
         raise ValueError("there is no key in it")
@@ -74,9 +76,9 @@ def _from_jwk(item: dict[str, Any]) -> VerifyingKey:
     kid = item.get("kid")
     if not isinstance(kid, str) or not kid:
         raise ValueError("a key has no kid")
-    key = jwt.PyJWK(item).key
-    algorithms = _algorithms(key)
     named = item.get("alg")
+    key = jwt.PyJWK({name: value for name, value in item.items() if name != "alg"}).key
+    algorithms = _algorithms(key)
     if named is not None and named not in algorithms:
         raise ValueError(f"the key {kid!r} is not one for {named!r}")
     return VerifyingKey(kid, key, (named,) if named else algorithms)
