@@ -36,6 +36,7 @@ from epoch.store.base import Store, StoreError
 from epoch.store.pins import TIMES, Pins, Times
 from epoch.upload.blobs import Blobs as Uploads
 from epoch.upload.session_store import LIFETIME
+from epoch.workers.parent import Parent
 
 API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
 
@@ -47,6 +48,8 @@ class App:
 
     def __init__(self, settings: Settings, store: Store, times: Times = TIMES) -> None:
         self.store = store
+        self.totals: Callable[[], Awaitable[bytes | None]] | None = None
+        """The metrics of all processes that share the port, where there are others."""
         self.guard = Guard(settings.auth)
         pins = Pins(store, times)
         self._uploads = uploads = Uploads(store, settings.upload, pins)
@@ -66,7 +69,7 @@ class App:
                 "POST": lambda request, _: self.guard.token(request),
             },
             Endpoint.HEALTH: {"GET": _health},
-            Endpoint.METRICS: {"GET": _metrics},
+            Endpoint.METRICS: {"GET": lambda _request, _to: self._metrics()},
             Endpoint.BLOB: {
                 "GET": lambda request, to: downloads.get(request, to.name, to.reference),
                 "PUT": lambda request, to: uploads.put(request, to.name, to.reference),
@@ -122,6 +125,11 @@ class App:
         self.guard.close()
         await self.store.close()
 
+    async def _metrics(self) -> Response:
+        content_type, own = render()
+        body = await self.totals() if self.totals is not None else None
+        return Response(200, [("Content-Type", content_type)], body or own)
+
     def _action(self, route: Route, method: str) -> Action:
         actions = self._actions[route.endpoint]
         action = actions.get("GET" if method == "HEAD" else method)
@@ -139,14 +147,17 @@ class App:
         return Buffers(budget.pool.budget, budget.pool.lent, budget.pool.kept, budget.waiting)
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, then end in order; returns the exit code."""
+def run(settings: Settings, parent: Parent | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, then end in order; returns the exit code.
+
+    `parent`: of several processes that share the port, each of which serves in this way.
+    """
     log.configure(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings))
+        return runner.run(_serve(settings, parent))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, parent: Parent | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -155,16 +166,23 @@ async def _serve(settings: Settings) -> int:
     try:
         await store.check()
         app = App(settings, store)
-        app.guard.announce()
+        if parent is not None:
+            parent.start(stop.set)
+            app.totals = parent.totals
+        if parent is None or parent.first:
+            app.guard.announce()
         service = make_service(settings, app)
         tls = Tls(settings.tls) if settings.tls else None
         if tls is not None:
             loop.add_signal_handler(signal.SIGHUP, _reload, tls)
-        host, port = await service.listen(settings.http.host, settings.http.port, tls)
+        host, port = await service.listen(
+            settings.http.host, settings.http.port, tls, reuse_port=parent is not None
+        )
     except BaseException:
         await store.close()
         raise
-    log.ready(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", store.description)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    (parent.ready if parent else log.ready)(address, store.description)
     app.start()
     await stop.wait()
     log.info("stopping", requests=len(service.tasks), grace=settings.http.shutdown_grace)
@@ -284,8 +302,3 @@ async def _ping(_request: Request, _route: Route) -> Response:
 
 async def _health(_request: Request, _route: Route) -> Response:
     return Response(200, [("Content-Type", "text/plain; charset=utf-8")], b"ok\n")
-
-
-async def _metrics(_request: Request, _route: Route) -> Response:
-    content_type, body = render()
-    return Response(200, [("Content-Type", content_type)], body)

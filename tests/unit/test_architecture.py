@@ -36,9 +36,10 @@ ALLOWED: dict[str, set[str]] = {
     "download": DATA,
     "registry": DATA,
     "auth": DATA | {"http.routes"},
-    "app": DATA | {"http", "upload", "download", "registry", "auth"},
+    "workers": LEAVES,
+    "app": DATA | {"http", "upload", "download", "registry", "auth", "workers"},
     "client": LEAVES | {"_fastio"},
-    "cli": DATA | {"app", "client"},
+    "cli": DATA | {"app", "client", "workers"},
     "__main__": {"cli"},
 }
 """By room, the rooms (or modules) that it may import besides itself."""

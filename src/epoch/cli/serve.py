@@ -25,6 +25,9 @@ from epoch.config import UploadSettings as Upload
 if TYPE_CHECKING:
     pass
 
+if TYPE_CHECKING:
+    from epoch.workers.parent import Parent
+
 _HTTP: Final = HttpSettings()
 _UPLOAD: Final = Upload()
 _GARBAGE: Final = GarbageSettings()
@@ -155,7 +158,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
             "--data-dir is given but EPOCH_S3_* names a bucket: drop one of the two "
             "(EPOCH_S3_ENV_FILE=/dev/null switches the settings file off)"
         )
-    ctx.exit(_run(settings))
+    ctx.exit(run(settings))
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -190,13 +193,21 @@ def _settings(options: dict[str, Any]) -> Settings:
     )
 
 
-def _run(settings: Settings) -> int:
-    """Serve until told to stop; the exit code. What fails at start becomes one line."""
-    from epoch.app import run
+def run(settings: Settings, parent: Parent | None = None) -> int:
+    """Serve until told to stop; the exit code. What fails at start becomes a ClickException.
+
+    `parent`: where this process is one of its workers.
+    """
     from epoch.store.base import StoreError
 
     try:
-        return run(settings)
+        if settings.workers > 1 and parent is None:
+            from epoch.workers.supervisor import supervise
+
+            return supervise(settings)
+        from epoch.app import run as serve_alone
+
+        return serve_alone(settings, parent)
     except (SettingsError, StoreError) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:

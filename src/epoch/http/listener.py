@@ -19,14 +19,20 @@ class Service(Shared):
     _server: asyncio.Server | None = None
     _clock: asyncio.TimerHandle | None = None
 
-    async def listen(self, host: str, port: int, tls: Tls | None = None) -> tuple[str, int]:
-        """Listen on an address; port 0 takes a free one. Returns where. OSError if it is taken."""
+    async def listen(
+        self, host: str, port: int, tls: Tls | None = None, *, reuse_port: bool = False
+    ) -> tuple[str, int]:
+        """Listen on an address; port 0 takes a free one. Returns where. OSError if it is taken.
+
+        `reuse_port`: other processes may listen there too, and share what comes (socket(7)).
+        """
         self.secure = tls is not None
         self._server = await self.loop.create_server(
             lambda: Connection(self),  # type: ignore[arg-type, return-value]
             host or None,
             port,
             backlog=BACKLOG,
+            reuse_port=reuse_port,
             ssl=tls.context if tls else None,
             ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
             ssl_shutdown_timeout=SHUTDOWN_SECONDS if tls else None,

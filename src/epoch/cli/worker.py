@@ -1,0 +1,34 @@
+"""A worker of `epoch serve --workers N`: its settings come from its parent. Not for people."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import sys
+
+import click
+
+from epoch.cli.serve import run
+from epoch.config import Settings
+from epoch.workers.parent import Parent
+
+
+def main() -> int:
+    """Serve as the parent wants it; the exit code. What fails at start is one line on stderr."""
+    target = os.dup(1)
+    os.dup2(2, 1)  # whatever else is printed is no message
+    # Without a buffer: what comes behind the first line is for the server to read.
+    with open(0, "rb", buffering=0, closefd=False) as source:
+        first = json.loads(source.readline())
+    settings: Settings = pickle.loads(base64.b64decode(first["settings"]))  # noqa: S301 - our own
+    try:
+        return run(settings, Parent(0, target, first=first["first"]))
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Several server processes over one port, and the parent that starts and watches them."""
