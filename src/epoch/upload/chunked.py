@@ -158,9 +158,11 @@ class Chunked:
                 _check_received(transfer.received, expected)
             except (ClientGone, RegistryError) as error:
                 cut = isinstance(error, ClientGone | BodyCut)
-                if not cut or closing or not transfer.received:
+                # What came is good: a client that asks where the upload stands can go on, unless
+                # it is told 0-0, which also stands for nothing.
+                is_told = session.offset + transfer.received > 1
+                if not cut or closing or not transfer.received or not is_told:
                     raise
-                # What came is good: a client that asks where the upload stands can go on.
                 await self._keep(held, receipt, interrupted=True)
                 raise
             await self._keep(held, receipt, closing=closing)
