@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from epoch import log
 from epoch.config import UploadSettings
@@ -20,6 +20,9 @@ from epoch.store.pins import LONGEST, Pins
 from epoch.upload.budget import Budget
 from epoch.upload.sink import DiscardSink, new_hasher
 from epoch.upload.transfer import Transfer
+
+ABORT_SECONDS: Final = 1.0
+"""How long an answer waits for the abort: mostly long enough to find the store as it was."""
 
 
 class Pushes:
@@ -65,10 +68,10 @@ class Pushes:
 
     async def give_up(self, transfer: Transfer) -> None:
         """Abort a transfer on its own task: it must not end with the request, whose task may be
-        cancelled right now."""
+        cancelled right now, nor hold the client's answer while the store is down."""
         cleanup = self.in_background(_abort(transfer))
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(cleanup)
+            await asyncio.wait((cleanup,), timeout=ABORT_SECONDS)
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start work that `close` waits for."""
