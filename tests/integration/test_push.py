@@ -62,7 +62,7 @@ async def test_every_size_both_framings(server: Server, way: str, algorithm: str
             assert answer.headers["location"] == f"/v2/a/b/blobs/{digest}"
             pulled = await get_blob(server.port, digest)
             assert pulled.status == 200
-            assert pulled.body == content, (size, chunk)
+            assert pulled.digest == digest_of(content), (size, chunk)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 15, 16, 17, 4095, 4096, 4097, 65536])
@@ -70,7 +70,7 @@ async def test_chunk_sizes(running: Running, chunk: int) -> None:
     data = blob_of(min(chunk * 3000, PART + 5))
     answer = await put_blob(running.port, data, body=pieces(data, chunk))
     assert answer.status == 201
-    assert (await get_blob(running.port, digest_of(data))).body == data
+    assert (await get_blob(running.port, digest_of(data))).digest == digest_of(data)
 
 
 @pytest.mark.parametrize("size", [PART, 2 * PART])
@@ -84,7 +84,7 @@ async def test_chunked_body_of_whole_parts_has_no_empty_part(running: Running, s
         await client.send(b"0\r\n\r\n")
         assert (await client.answer()).status == 201
     assert metrics.parts - before == size // PART
-    assert (await get_blob(running.port, digest_of(data))).body == data
+    assert (await get_blob(running.port, digest_of(data))).digest == digest_of(data)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])
@@ -96,7 +96,7 @@ async def test_a_request_in_pieces(running: Running, piece: int) -> None:
             await client.send(part)
             await asyncio.sleep(0)
         assert (await client.answer()).status == 201
-    assert (await get_blob(running.port, digest_of(data))).body == data
+    assert (await get_blob(running.port, digest_of(data))).digest == digest_of(data)
 
 
 async def test_ranges_across_parts(server: Server) -> None:
@@ -108,7 +108,7 @@ async def test_ranges_across_parts(server: Server) -> None:
         answer = await get_blob(server.port, digest, f"Range: bytes={first}-{end}")
         assert answer.status == 206
         assert answer.headers["content-range"] == f"bytes {first}-{end}/{len(data)}"
-        assert answer.body == data[first : end + 1]
+        assert answer.digest == digest_of(data[first : end + 1])
 
 
 async def test_bare_hex_is_sha256(running: Running) -> None:
@@ -132,7 +132,7 @@ async def test_keep_alive_and_pipelining(running: Running) -> None:
         sending = asyncio.create_task(client.send(raw))
         for _ in blobs:
             assert (await client.answer()).status == 201
-        assert (await client.answer()).body == blobs[2]
+        assert (await client.answer()).digest == digest_of(blobs[2])
         await sending
 
 
@@ -152,4 +152,4 @@ async def test_concurrent_pushes_of_different_blobs(running: Running) -> None:
     assert [answer.status for answer in answers] == [201] * len(blobs)
     await running.assert_holds_nothing()
     for data in blobs:
-        assert (await get_blob(running.port, digest_of(data))).body == data
+        assert (await get_blob(running.port, digest_of(data))).digest == digest_of(data)

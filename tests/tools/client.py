@@ -24,6 +24,11 @@ class Answer:
     body: bytes
 
     @property
+    def digest(self) -> str:
+        """The sha256 digest of its body: to be compared, where a body is too large to be shown."""
+        return digest_of(self.body)
+
+    @property
     def codes(self) -> list[str]:
         """The OCI error codes of its body."""
         return [item["code"] for item in json.loads(self.body)["errors"]]

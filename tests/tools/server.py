@@ -106,8 +106,12 @@ class Server:
 
     def stop(self) -> None:
         """End it in order; AssertionError where that fails or where it had trouble before."""
+        self.terminate()
+        self.assert_ended_well()
+
+    def assert_ended_well(self) -> None:
+        """Wait for the end of one that was told to end."""
         try:
-            self.terminate()
             code = self.wait()
             text = self.log()
             assert code == 0, f"exit code {code}:\n{text[-4000:]}"
