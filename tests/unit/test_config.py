@@ -1,12 +1,15 @@
 """Settings: what is refused, and that no secret shows."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from epoch.config import (
     KIB,
     MIB,
+    AuthSettings,
     HttpSettings,
     S3Settings,
     Settings,
@@ -75,3 +78,44 @@ def test_the_secret_key_is_in_no_repr() -> None:
     assert "host:9000" in repr(settings)
     assert s3.url == "http://host:9000"
     assert dataclasses.replace(s3, secure=True).url == "https://host:9000"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"token_issuer": "i"}, "go together"),
+        ({"token_audience": "a", "token_realm": "https://a"}, "go together"),
+        ({"token_key": Path("k")}, "without users"),
+        ({"public_url": "registry.example.com"}, "--public-url is not a URL"),
+        ({"public_url": 'https://a"b'}, "--public-url is not a URL"),
+        ({"public_url": "https://a/b\n"}, "--public-url is not a URL"),
+        (
+            {
+                "token_issuer": "i",
+                "token_audience": "a",
+                "token_jwks": Path("j"),
+                "token_realm": 'https://a/"',
+            },
+            "--token-realm is not a URL",
+        ),
+        (
+            {
+                "token_issuer": "i",
+                "token_audience": "a",
+                "token_jwks": Path("j"),
+                "token_realm": "https://a/token",
+                "token_key": Path("k"),
+                "htpasswd": Path("h"),
+            },
+            "drop one of the two",
+        ),
+    ],
+)
+def test_access_settings_that_do_not_fit_are_refused(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        AuthSettings(**fields)
+
+
+def test_the_registry_token_is_in_no_repr() -> None:
+    settings = Settings(auth=AuthSettings(registry_token="s3cr3t"))
+    assert "s3cr3t" not in repr(settings)
