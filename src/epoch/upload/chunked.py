@@ -87,6 +87,7 @@ class Chunked:
         if session.committed:
             if not session.committed_as(digest):
                 raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
+            self._pushes.in_background(self._sessions.clear(session))
             return Response(201, location)
         try:
             await self._close(request, session, digest)

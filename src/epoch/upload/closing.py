@@ -99,6 +99,9 @@ class Closer:
         if session.last_part is not None:
             parts.append(session.last_part)
         elif session.tails:
+            done = await self._store.head(session.data_key)
+            if done is not None and done.size == session.offset:
+                return  # before an answer that was lost
             last = await self.load(session.tails, session.tail_size, session.part_size)
             try:
                 offset = session.offset - session.tail_size

@@ -118,13 +118,19 @@ class Sessions:
         """Write the next generation; 416 or 404 if another request was faster."""
         lineage = (*before.lineage, before.nonce)[-_LINEAGE:]
         after = replace(after, nonce=secrets.token_hex(8), lineage=lineage)
-        written = await self.store.put_new(after.state_key(), after.encode())
-        # Old generations are deleted, so that nothing was there does not mean that none was.
-        if written and await self._newest_key(after) == after.state_key():
-            return after
+        written, failure = False, None
+        try:
+            written = await self.store.put_new(after.state_key(), after.encode())
+            # Old generations are deleted: nothing was there does not mean that none has been.
+            if written and await self._newest_key(after) == after.state_key():
+                return after
+        except StoreError as error:
+            failure = error
         newest = await self.newest(after)
-        if written and newest and after.nonce in (newest.nonce, *newest.lineage):
+        if newest is not None and after.nonce in (newest.nonce, *newest.lineage):
             return after
+        if failure is not None:
+            raise failure
         if written:
             await self.delete([after.state_key()])
         raise _lost(newest)
