@@ -45,7 +45,7 @@ class Schedule:
 
     async def _run(self) -> None:
         jitter = min(self._interval / 10, _JITTER)
-        while True:
+        while not self._collector.stopped:
             try:
                 rest = self._interval - await self._collector.since_last()
                 await asyncio.sleep(max(rest, 0) + random.uniform(0, jitter))  # noqa: S311
