@@ -6,12 +6,16 @@ import base64
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 import bcrypt
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.tools.client import Client, digest_of, head, request
 from tests.tools.fixtures import StartServer
@@ -370,6 +374,39 @@ async def test_passwords_alone_are_asked_for_with_basic(
     assert answer.status == 401
     assert answer.headers["www-authenticate"].startswith("Basic realm=")
     await push(port, "a/b", basic("bob", PASSWORDS["bob"]))
+
+
+async def test_the_tokens_of_another_service(
+    start_server: StartServer, variables: dict[str, str], tmp_path: Path
+) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "issuer.pem").write_bytes(pem)
+    issuer = {"ISSUER": "them", "AUDIENCE": "us", "REALM": "https://them.example/token"}
+    issuer["JWKS"] = str(tmp_path / "issuer.pem")
+    settings = {f"EPOCH_TOKEN_{name}": value for name, value in issuer.items()}
+    port = start_server(variables | settings).port
+
+    def token(**changed: object) -> str:
+        access = [{"type": "repository", "name": "private/x", "actions": ["push"]}]
+        claims = {"iss": "them", "aud": "us", "exp": time.time() + 60, "access": access, **changed}
+        return f"Authorization: Bearer {jwt.encode(claims, key, 'EdDSA')}"
+
+    await push(port, "private/x", token())
+    target = f"/v2/private/x/blobs/{DIGEST}"
+    answer = await request(port, "DELETE", target, None, token())
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == (
+        'Bearer realm="https://them.example/token",service="us",'
+        'scope="repository:private/x:delete",error="insufficient_scope"'
+    )
+    for bad in (token(iss="me"), token(exp=1), token(access=[]), token(sub="alice", access=None)):
+        assert (await request(port, "GET", target, None, bad)).status == 401
+    assert (await request(port, "GET", "/v2/public/x/tags/list")).status == 404
+    assert (await request(port, "GET", "/v2/token")).status == 404
+    catalog = [{"type": "registry", "name": "catalog", "actions": ["*"]}]
+    answer = await request(port, "GET", "/v2/_catalog", None, token(access=catalog))
+    assert json.loads(answer.body)["repositories"] == ["private/x"]
 
 
 @pytest.mark.parametrize("expect", [(), ("Expect: 100-continue",)])

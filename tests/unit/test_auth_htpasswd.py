@@ -117,10 +117,10 @@ async def test_a_user_who_is_not_there_costs_the_same(file: Path) -> None:
     seconds = {"alice": 1.0, "nobody": 1.0}
     for number in range(8):
         for user in seconds:
-            started = time.perf_counter()
+            started = time.process_time()  # not the clock's: the machine may be busy
             await users.verify(user, b"%d" % number)
-            seconds[user] = min(seconds[user], time.perf_counter() - started)
-    assert seconds["nobody"] == pytest.approx(seconds["alice"], rel=0.25)
+            seconds[user] = min(seconds[user], time.process_time() - started)
+    assert seconds["nobody"] == pytest.approx(seconds["alice"], rel=0.1)
     users.close()
 
 
