@@ -21,8 +21,10 @@ class Code(Enum):
     NAME_INVALID = (400, "invalid repository name")
     NAME_UNKNOWN = (404, "repository name not known to this registry")
     SIZE_INVALID = (400, "the length does not match the content")
-    UNAUTHORIZED = (401, "authentication required")
-    DENIED = (403, "requested access to the resource is denied")
+    # Not the words of the distribution project: Docker (as of 20.10) takes an error of just those,
+    # without a detail, for one to try again, and a refused push ends after 50 s of attempts.
+    UNAUTHORIZED = (401, "authentication is required")
+    DENIED = (403, "access to this is denied")
     UNSUPPORTED = (405, "the operation is unsupported")
     TOOMANYREQUESTS = (429, "too many requests")
     # Not in the spec's table: HTTP that is malformed, and what is not the client's fault.
