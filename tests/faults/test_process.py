@@ -14,7 +14,7 @@ import pytest
 
 from epoch.config import MIB, S3Settings
 from epoch.store.s3 import S3Store
-from tests.faults.proxy import proxied
+from tests.faults.proxy import Fault, proxied
 from tests.tools.client import Client, digest_of, get_blob, has_blob, head, put_blob, request
 from tests.tools.fixtures import StartServer, open_place
 from tests.tools.running import PART, eventually
@@ -90,6 +90,26 @@ async def test_what_is_cut_leaves_nothing(
         await asyncio.to_thread(server.assert_ended_well)
         assert time.monotonic() - started < 6.0
     assert await _left(place) == ([], 0)
+
+
+async def test_a_dead_store_does_not_hold_the_end(s3_settings: S3Settings) -> None:
+    """The store falls silent amid a push; the abort cannot work, and the process ends anyway."""
+    async with proxied(s3_settings) as (proxy, through):
+        extra = {"EPOCH_PART_SIZE": "5MiB", "EPOCH_SHUTDOWN_GRACE": "1"}
+        # In a thread: the proxy that it asks runs in this one.
+        server = await asyncio.to_thread(Server, through, extra)
+        try:
+            async with Client(server.port) as client:
+                await _begin(client, PART + 1)
+                await _until_metric(server, "epoch_multipart_uploads", 1)
+                proxy.faults = [Fault("stall")]
+                started = time.monotonic()
+                server.terminate()
+                await asyncio.to_thread(server.assert_ended_well)
+                assert time.monotonic() - started < 15.0
+        finally:
+            server.kill()
+    assert (await _left(s3_settings))[0] == []
 
 
 async def test_kill_and_restart(start_server: StartServer, place: S3Settings | Path) -> None:

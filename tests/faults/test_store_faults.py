@@ -48,47 +48,51 @@ class Case:
         return f"{len(self.data)} bytes, {self.fault}"
 
 
-async def _push(case: Case, settings: S3Settings, number: int) -> tuple[Answer, float]:
-    """The answer and its seconds; the server must hold nothing, and the store be as told."""
-    own = replace(settings, prefix=f"{settings.prefix}{number}/")
-    direct = S3Store(own)
-    async with proxied(own, case.fault) as (proxy, through):
-        store = S3Store(through, IMPATIENT)
-        await store.check()
+class Bench:
+    """The bucket, reached without a proxy, and the pushes that are tried on it at once."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        self._direct = S3Store(settings)
+        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._opening = asyncio.Lock()  # a client's making blocks the loop, so one at a time
+
+    async def run(self, cases: list[Case]) -> list[tuple[Case, Answer, float]]:
+        """Push all, each through a proxy of its own: the answers, and their seconds."""
+        try:
+            return await asyncio.gather(*(self._one(*numbered) for numbered in enumerate(cases)))
+        finally:
+            await self._direct.close()
+
+    async def _one(self, number: int, case: Case) -> tuple[Case, Answer, float]:
+        own = f"{number}/"
         digest = digest_of(case.data)
         # A creation whose answer is lost is an upload that nobody knows of.
         orphan = case.fault.kind == "create" and case.fault.what == "lost"
-        async with serving(store, budget=32 * MIB, leaves=orphan, alone=False) as running:
-            started = time.monotonic()
-            answer = await put_blob(running.port, case.data, digest)
-            seconds = time.monotonic() - started
-            assert proxy.reached.is_set(), case
-            await running.until_idle()
-            assert running.budget.pool.lent == 0
-            proxy.faults.clear()
-            pulled = await get_blob(running.port, digest)
-            if answer.status == 201:
-                assert pulled.digest == digest, case
-            else:
-                assert pulled.status == 404, case
-                assert [info async for info in direct.list("")] == [], case
-            left = [upload async for upload, _ in direct.list_multiparts("")]
-            assert orphan or left == [], case
-            for upload in left:
-                await direct.abort_multipart(upload)
-    await direct.close()
-    return answer, seconds
-
-
-async def _push_all(cases: list[Case], settings: S3Settings) -> list[tuple[Case, Answer, float]]:
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def one(number: int, case: Case) -> tuple[Case, Answer, float]:
-        async with gate:
-            answer, seconds = await _push(case, settings, number)
-            return case, answer, seconds
-
-    return await asyncio.gather(*(one(number, case) for number, case in enumerate(cases)))
+        settings = replace(self._settings, prefix=self._settings.prefix + own)
+        async with self._gate, proxied(settings, case.fault) as (proxy, through):
+            store = S3Store(through, IMPATIENT)
+            async with self._opening:
+                await store.check()
+            async with serving(store, budget=32 * MIB, leaves=orphan, alone=False) as running:
+                started = time.monotonic()
+                answer = await put_blob(running.port, case.data, digest)
+                seconds = time.monotonic() - started
+                assert proxy.reached.is_set(), case
+                await running.until_idle()
+                assert running.budget.pool.lent == 0
+                proxy.faults.clear()
+                pulled = await get_blob(running.port, digest)
+                if answer.status == 201:
+                    assert pulled.digest == digest, case
+                else:
+                    assert pulled.status == 404, case
+                    assert [info async for info in self._direct.list(own)] == [], case
+                left = [upload async for upload, _ in self._direct.list_multiparts(own)]
+                assert orphan or left == [], case
+                for upload in left:
+                    await self._direct.abort_multipart(upload)
+        return case, answer, seconds
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,7 @@ async def _push_all(cases: list[Case], settings: S3Settings) -> list[tuple[Case,
 )
 async def test_a_fault_that_passes_is_not_seen(s3_settings: S3Settings, what: What) -> None:
     cases = [Case(data, Fault(what, kind, nth, 1)) for data, kind, nth in CALLS]
-    for case, answer, _ in await _push_all(cases, s3_settings):
+    for case, answer, _ in await Bench(s3_settings).run(cases):
         assert answer.status == 201, (case, answer)
 
 
@@ -105,7 +109,7 @@ async def test_a_fault_that_passes_is_not_seen(s3_settings: S3Settings, what: Wh
 )
 async def test_a_lasting_fault_is_told(s3_settings: S3Settings, what: What) -> None:
     cases = [Case(data, Fault(what, kind, nth)) for data, kind, nth in CALLS]
-    for case, answer, seconds in await _push_all(cases, s3_settings):
+    for case, answer, seconds in await Bench(s3_settings).run(cases):
         assert answer.refusal == (503, "UNAVAILABLE"), (case, answer)
         assert int(answer.headers["retry-after"]) >= 1, case
         # Four attempts of three seconds, and the pauses between them: at most 2, 4 and 5.

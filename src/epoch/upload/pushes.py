@@ -24,6 +24,9 @@ from epoch.upload.transfer import Transfer
 ABORT_SECONDS: Final = 1.0
 """How long an answer waits for the abort: mostly long enough to find the store as it was."""
 
+CLOSE_SECONDS: Final = 5.0
+"""How long the end of the process waits for aborts. What they leave, garbage collection finds."""
+
 
 class Pushes:
     """The memory and the background work that all pushes of a process share."""
@@ -81,9 +84,14 @@ class Pushes:
         return task
 
     async def close(self) -> None:
-        """Wait for the work in the background."""
-        while self._cleanups:
-            await asyncio.wait(self._cleanups)
+        """Wait for the work in the background; not for ever, where the store is down."""
+        if self._cleanups:
+            _, late = await asyncio.wait(self._cleanups, timeout=CLOSE_SECONDS)
+            if late:
+                log.warn("the store does not answer: what was being cleaned up is left in it")
+                for task in late:
+                    task.cancel()
+                await asyncio.wait(late)
         self.budget.pool.trim()
 
     async def _push(self, body: Body, digest: Digest) -> PushOutcome:
