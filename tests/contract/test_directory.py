@@ -158,6 +158,25 @@ def test_errors_are_explained(code: int, text: str) -> None:
         raise OSError(code, os.strerror(code))
 
 
+async def test_age_counts_from_when_an_object_is_there(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    """And not from its last part: garbage collection goes by it."""
+    upload = await store.create_multipart("_uploads/1/data")
+    part = await store.put_part(upload, 1, 0, b"long ago")
+    (parts,) = (tmp_path / "store/_multipart").rglob(upload.upload_id)
+    os.utime(parts, (1, 1))
+    await store.complete_multipart(upload, [part])
+    completed = await store.head("_uploads/1/data")
+    assert completed is not None
+    assert time.time() - completed.modified < 60
+    os.utime(tmp_path / "store/_uploads/1/data", (1, 1))
+    await store.move("_uploads/1/data", "blobs/x")
+    moved = await store.head("blobs/x")
+    assert moved is not None
+    assert time.time() - moved.modified < 60
+
+
 async def test_names_that_collide(store: DirectoryStore) -> None:
     """What a bucket can hold side by side, a file system cannot."""
     await store.put("a/b", b"1")
