@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo test test-slow conformance lint bench bench-core minio-test clean
+.PHONY: help setup run demo test test-slow conformance lint bench bench-core minio-test clients clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ bench-core: $(BUILT) ## Measure the core paths, each alone
 
 minio-test: $(BUILT) ## Run the store's tests against a MinIO server
 	$(BIN)/python tests/tools/minio.py $(ARGS)
+
+clients: $(BUILT) ## Push and pull with Docker, podman, skopeo, crane, ... (gets them; some minutes, as root)
+	$(BIN)/python -m tests.clients.programs
+	$(BIN)/python -m pytest tests/clients/matrix.py $(ARGS)
 
 clean: ## Remove all that was built here, .venv too
 	rm -rf .venv build dist src/*.egg-info src/epoch/_fastio.c src/epoch/*.so demo-data bench/bin \

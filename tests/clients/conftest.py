@@ -33,6 +33,10 @@ MakeClient = Callable[[], Client]
 _ALONE: dict[str, type[Client]] = {
     client.name: client for client in (Buildah, Crane, Curl, Podman, Regctl, Skopeo)
 }
+_COLUMNS = (
+    *("push", "pull", "copy", "delete", "password", "token", "TLS"),
+    *("0 bytes", "1 GiB", "4 at once", "S3"),
+)
 _results = pytest.StashKey[dict[tuple[str, str], str]]()
 
 
@@ -173,15 +177,15 @@ def pytest_terminal_summary(
 ) -> None:
     """Print the matrix."""
     results = config.stash.get(_results, {})
-    columns = sorted({column for _, column in results})
     names = sorted({name for name, _ in results})
     width = max(map(len, names), default=0) + 10
     terminalreporter.section("clients")
-    terminalreporter.write_line(" " * width + "  ".join(columns))
+    terminalreporter.write_line(" " * width + "  ".join(_COLUMNS))
     for name in names:
         try:
             title = f"{name} {programs.version(name)}"
         except programs.Missing:
             title = name
-        cells = (results.get((name, column), "-").ljust(len(column)) for column in columns)
+        cells = (results.get((name, column), "-").ljust(len(column)) for column in _COLUMNS)
         terminalreporter.write_line(title.ljust(width) + "  ".join(cells))
+    terminalreporter.write_line("-: not asked for, or nothing that the client can do")

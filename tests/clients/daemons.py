@@ -189,9 +189,15 @@ class Ctr(Client):
 
     def use(self, registry: Registry, *, trusted: bool = True) -> None:
         self.registry = registry
-        self._words = [] if registry.ca else ["--plain-http"]
-        if registry.ca and trusted:
-            self._words += ["--tlscacert", str(registry.ca)]
+        self._words = ["--plain-http"]
+        if registry.ca:
+            # With --tlscacert alone it still speaks plain HTTP to 127.0.0.1, where that fails.
+            hosts = self.home / "hosts" / registry.host
+            hosts.mkdir(parents=True)
+            lines = [f'server = "{registry.url}"', f'[host."{registry.url}"]']
+            lines += [f'ca = "{registry.ca}"'] if trusted else []
+            (hosts / "hosts.toml").write_text("\n".join(lines))
+            self._words = ["--hosts-dir", str(hosts.parent)]
         if registry.login:
             self._words += ["--user", f"{registry.login.user}:{registry.login.password}"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,13 @@ from tests.clients.registry import Login, Registry
 CLIENTS = ("docker", "podman", "buildah", "skopeo", "crane", "regctl", "ctr", "curl")
 DELETING = ("skopeo", "crane", "regctl", "curl")
 """Those that have a command to delete."""
+
+TAKING_NOTHING = tuple(name for name in CLIENTS if name != "ctr")
+"""Those that know blobs of 0 bytes: containerd 1.6 refuses to fetch one ("content size of zero"),
+and ends with a nil dereference where it is to push one."""
+
+GIVES_UP_SECONDS = 25.0
+"""How long a client may take to see that it is refused. Docker tries for 50 s when it does not."""
 
 directory = pytest.mark.parametrize("place", ["directory"], indirect=True)
 s3 = pytest.mark.parametrize("place", ["s3"], indirect=True)
@@ -73,7 +81,7 @@ def test_pull(client: Client, registry: Registry, image: Image) -> None:
     assert seen(client, client.pull("team/app", "1.0")) == expected(client, image)
 
 
-@column("mount")
+@column("copy")
 @directory
 @each(*CLIENTS)
 def test_copy_to_another_repository(client: Client, registry: Registry, image: Image) -> None:
@@ -81,7 +89,8 @@ def test_copy_to_another_repository(client: Client, registry: Registry, image: I
     client.use(registry)
     client.copy("team/app", "1.0", "other/app")
     assert seen(client, registry.content("other/app", "1.0")) == expected(client, image)
-    assert registry.mounts("other/app") >= 2, registry.requests()
+    # The layers were mounted, or found there: they were not sent once more.
+    assert registry.received("other/app") < 10 * KIB
 
 
 @column("delete")
@@ -139,8 +148,12 @@ def assert_needs_login(
     assert registry.login is not None
     stranger = make_client()
     stranger.use(registry.without_login())
-    with pytest.raises(Failed, match=r"(?i)unauthorized|401|authentication required|no basic auth"):
+    started = time.monotonic()
+    with pytest.raises(
+        Failed, match=r"(?i)unauthorized|401|authentication (is )?required|no basic"
+    ):
         stranger.push(image, "team/app", "1.0")
+    assert time.monotonic() - started < GIVES_UP_SECONDS
     intruder = make_client()
     wrong = replace(registry, login=replace(registry.login, password="wrong"))
 
@@ -149,7 +162,7 @@ def assert_needs_login(
         intruder.use(wrong)
         intruder.push(image, "team/app", "1.0")
 
-    with pytest.raises(Failed, match=r"(?i)unauthorized|401|incorrect username or password"):
+    with pytest.raises(Failed, match=r"(?i)unauthorized|401|(username.|password){2}"):
         intrude()
     assert not registry.has("team/app", "1.0")
     client = make_client()
@@ -187,7 +200,7 @@ def test_tls(
 
 @column("0 bytes")
 @directory
-@each(*CLIENTS)
+@each(*TAKING_NOTHING)
 def test_layer_of_0_bytes(client: Client, registry: Registry, tmp_path: Path) -> None:
     image = make_image(tmp_path / "image", 10 * KIB, 0)
     client.use(registry)

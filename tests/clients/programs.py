@@ -120,6 +120,8 @@ def _unpack_debian() -> None:
     (downloads / "partial").mkdir(parents=True)
     command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends"]
     command += ["--reinstall", "--download-only", "--option", f"Dir::Cache::archives={downloads}"]
+    # Nothing is installed, so nobody needs to be kept from installing; nor need one be root.
+    command += ["--option", "Debug::NoLocking=1"]
     command += [f"{name}={at}*" for name, at in DEBIAN.items()]
     null = subprocess.DEVNULL
     try:

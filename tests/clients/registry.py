@@ -125,15 +125,10 @@ class Registry:
             body = json.loads(answer.read())
             return list(body["tags"]) if answer.status == 200 else []
 
-    def requests(self) -> list[tuple[str, str, int]]:
-        """Method, path and status of each request so far."""
-        line = re.compile(r" info request method=(\S+) path=(\S+) status=(\d+) ")
-        return [(m, path, int(status)) for m, path, status in line.findall(self.server.log())]
-
-    def mounts(self, repository: str) -> int:
-        """How many blobs were mounted into a repository: a POST of a session that has ended."""
-        wanted = ("POST", f"/v2/{repository}/blobs/uploads/", 201)
-        return sum(seen == wanted for seen in self.requests())
+    def received(self, repository: str) -> int:
+        """Bytes of all bodies that were sent to a repository."""
+        line = re.compile(rf" info request .* path=/v2/{repository}/\S+ .* received=(\d+) ")
+        return sum(map(int, line.findall(self.server.log())))
 
     def assert_holds_nothing(self) -> None:
         """No part buffer is lent and no multipart upload is open, by its own metrics."""
