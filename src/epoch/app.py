@@ -169,8 +169,6 @@ async def _serve(settings: Settings, parent: Parent | None) -> int:
         if parent is not None:
             parent.start(stop.set)
             app.totals = parent.totals
-        if parent is None or parent.first:
-            app.guard.announce()
         service = make_service(settings, app)
         tls = Tls(settings.tls) if settings.tls else None
         if tls is not None:
@@ -181,6 +179,8 @@ async def _serve(settings: Settings, parent: Parent | None) -> int:
     except BaseException:
         await store.close()
         raise
+    if parent is None or parent.first:
+        app.guard.announce()
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     (parent.ready if parent else log.ready)(address, store.description)
     app.start()

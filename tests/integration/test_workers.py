@@ -23,6 +23,8 @@ from tests.tools.running import PART, eventually
 from tests.tools.server import Server, environment
 
 WORKERS = 3
+_LIMIT = 60.0
+"""Seconds; only a machine that is busy with others comes near."""
 DATA = os.urandom(PART + 77)
 
 
@@ -61,7 +63,7 @@ def _port(address: str) -> int:
 async def connect_to_all(pool: Server, stack: contextlib.AsyncExitStack) -> dict[int, Client]:
     """A connection to every worker, by its process id."""
     found: dict[int, Client] = {}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(_LIMIT):
         while found.keys() != set(workers_of(pool)):
             client = await stack.enter_async_context(Client(pool.port))
             await client.request("GET", "/v2/")
@@ -115,7 +117,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_no_other_notices(pool: Se
         assert await cut.at_end()
         closing = f"{sent.headers['location']}?digest={digest_of(DATA[:2000])}"
         assert (await other.request("PUT", closing, DATA[1000:2000])).status == 201
-        await eventually(lambda: len(workers_of(pool)) == WORKERS)
+        await eventually(lambda: len(workers_of(pool)) == WORKERS, _LIMIT)
         assert victim not in workers_of(pool)
         await slow.send(DATA[5000:])
         assert (await slow.answer()).status == 201
@@ -144,7 +146,7 @@ async def _load(port: int, results: Counter[str], number: int) -> None:
 async def test_stop_under_load(pool: Server) -> None:
     results: Counter[str] = Counter()
     clients = [asyncio.create_task(_load(pool.port, results, n)) for n in range(6)]
-    await eventually(lambda: results["201"] > 30)
+    await eventually(lambda: results["201"] > 30, _LIMIT)
     async with Client(pool.port) as slow:
         await slow.send(head("PUT", f"/v2/a/blobs/{digest_of(DATA)}", DATA) + DATA[:5000])
         await request(pool.port, "GET", "/v2/")
@@ -164,7 +166,7 @@ def test_workers_go_with_their_parent(pool: Server) -> None:
     workers = workers_of(pool)
     pool.process.kill()
     pool.process.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + _LIMIT
     while any(_lives(pid) for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.02)
