@@ -3,13 +3,14 @@
 
    One thread, epoll, keep-alive, path-style addresses, no authentication. `GET /__stats` answers
    the counts as JSON. A HEAD or GET of an object is 404, or with --get-size an object of that many
-   zeros. --bytes-per-second holds back what is read from all connections together. */
+   zeros. Only what lies below `_uploads/` is known again, and kept if it is small: the state of
+   uploads in several requests. --bytes-per-second holds back what is read from all connections together. */
 #define _GNU_SOURCE
 #include "net.h"
 
 #include <getopt.h>
 
-enum { GULP = 4 << 20, THROTTLED_GULP = 64 << 10 };
+enum { GULP = 4 << 20, THROTTLED_GULP = 64 << 10, KEPT = 32 << 10 };
 
 enum kind { STATS, GET, HEAD, LIST, PUT, PART, CREATE, COMPLETE, ABORT, DELETE, BAD, KINDS };
 static const char *const kind_names[KINDS] = {"stats",  "gets",    "heads",     "lists",
@@ -22,12 +23,25 @@ struct connection {
     int writing;       /* waits for room to send zeros */
     uint64_t body;     /* bytes of the request body still to be discarded */
     uint64_t zeros;    /* bytes of the response body still to be sent */
+    int copies;        /* a PUT without a body: CopyObject */
     unsigned upload;   /* the uploadId of the request, 0 for none */
     char key[1200];    /* the request's path without bucket, for the XML */
+    struct object *object; /* what the request's body is kept in, or NULL */
+    char list[400];    /* the prefix that a LIST asks for */
     size_t size;       /* of what lies in `head` */
     char head[HEAD_LIMIT + 1];
 };
 
+/* One below `_uploads/`; `data` has the first `filled` bytes of `size`. In the order of creation. */
+struct object {
+    char key[400];
+    uint64_t size;
+    size_t filled;
+    char data[KEPT];
+};
+
+static struct object *objects[4096];
+static unsigned object_count;
 static uint64_t counts[KINDS], bytes, get_size = UINT64_MAX, not_live;
 static double rate, credit, credited_at;
 static uint8_t *live; /* by upload id; 1 while neither completed nor aborted */
@@ -66,6 +80,41 @@ static void end_upload(unsigned upload) {
     live_uploads--;
 }
 
+static struct object *find_object(const char *key) {
+    for (unsigned i = 0; i < object_count; i++)
+        if (!strcmp(objects[i]->key, key)) return objects[i];
+    return NULL;
+}
+
+static struct object *keep_object(const char *key, uint64_t size) {
+    if (!strstr(key, "_uploads/") || strlen(key) >= sizeof objects[0]->key) return NULL;
+    struct object *object = find_object(key);
+    if (!object) {
+        if (object_count == sizeof objects / sizeof *objects) return NULL;
+        REQUIRE(object = calloc(1, sizeof *object), "calloc");
+        strcpy(object->key, key);
+        objects[object_count++] = object;
+    }
+    object->size = size;
+    object->filled = 0;
+    return object;
+}
+
+static void fill_object(struct object *object, const char *data, size_t size) {
+    if (!object || size > KEPT - object->filled) return;
+    memcpy(object->data + object->filled, data, size);
+    object->filled += size;
+}
+
+static void drop_object(const char *key) {
+    for (unsigned i = 0; i < object_count; i++) {
+        if (strcmp(objects[i]->key, key)) continue;
+        free(objects[i]);
+        memmove(objects + i, objects + i + 1, (--object_count - i) * sizeof *objects);
+        return;
+    }
+}
+
 static int has(const char *query, const char *name) {
     size_t length = strlen(name);
     for (const char *at = query; at && *at; at = strchr(at, '&')) {
@@ -81,6 +130,15 @@ static enum kind classify(struct connection *c, const char *method, char *target
     char *key = strchr(target + 1, '/');
     snprintf(c->key, sizeof c->key, "%s", key ? key + 1 : "");
     const char *id = query ? strstr(query, "uploadId=") : NULL;
+    const char *prefix = query ? strstr(query, "prefix=") : NULL;
+    *c->list = 0;
+    for (size_t n = 0; prefix && n + 1 < sizeof c->list;) {
+        const char *at = n ? prefix : (prefix += 7);
+        if (!*at || *at == '&') break;
+        c->list[n++] = strncasecmp(at, "%2F", 3) ? *at : '/';
+        c->list[n] = 0;
+        prefix = at + (strncasecmp(at, "%2F", 3) ? 1 : 3);
+    }
     c->upload = id ? (unsigned)strtoul(id + 9, NULL, 10) : 0;
     if (!strcmp(target, "/__stats")) return STATS;
     if (!strcmp(method, "PUT")) return has(query, "partNumber") ? PART : PUT;
@@ -106,6 +164,20 @@ static int answer(struct connection *c, int status, const char *extra, const cha
 
 static int answer_object(struct connection *c) {
     if (c->kind == HEAD && !*c->key) return answer(c, 200, "", ""); /* the bucket */
+    const struct object *object = find_object(c->key);
+    if (object) {
+        char text[512 + KEPT];
+        size_t length = (size_t)sprintf(text,
+                                        "HTTP/1.1 200 OK\r\nServer: discard\r\nETag: \"0\"\r\n"
+                                        "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+                                        "Content-Length: %lu\r\n\r\n",
+                                        object->size);
+        if (c->kind == GET) {
+            memcpy(text + length, object->data, object->filled);
+            length += object->filled;
+        }
+        return send(c->fd, text, length, MSG_NOSIGNAL) == (ssize_t)length;
+    }
     if (get_size == UINT64_MAX) {
         return c->kind == HEAD ? answer(c, 404, "", "")
                                : answer(c, 404, "", "<Error><Code>NoSuchKey</Code></Error>");
@@ -153,6 +225,7 @@ static int answer_multipart(struct connection *c) {
     if (c->kind == PART) return answer(c, 200, "ETag: \"0123456789abcdef\"\r\n", "");
     end_upload(c->upload);
     if (c->kind == ABORT) return answer(c, 204, "", "");
+    keep_object(c->key, 0);
     snprintf(body, sizeof body,
              "<CompleteMultipartUploadResult><Bucket>b</Bucket><Key>%s</Key>"
              "<ETag>\"0123456789abcdef-1\"</ETag></CompleteMultipartUploadResult>",
@@ -160,18 +233,28 @@ static int answer_multipart(struct connection *c) {
     return answer(c, 200, "", body);
 }
 
+static int answer_list(struct connection *c) {
+    static const char item[] = "<Contents><Key>%s</Key><LastModified>2026-01-01T00:00:00Z</LastModified>"
+                               "<ETag>0</ETag><Size>%lu</Size></Contents>";
+    char body[3500];
+    int size = sprintf(body, "<ListBucketResult><IsTruncated>false</IsTruncated>");
+    for (unsigned i = 0; *c->list && i < object_count && size < 2800; i++)
+        if (!strncmp(objects[i]->key, c->list, strlen(c->list)))
+            size += sprintf(body + size, item, objects[i]->key, objects[i]->size);
+    sprintf(body + size, "</ListBucketResult>");
+    return answer(c, 200, "", body);
+}
+
 static int respond(struct connection *c) {
     counts[c->kind]++;
+    c->object = NULL;
     switch (c->kind) {
         case STATS: return answer_stats(c);
         case GET:
         case HEAD: return answer_object(c);
-        case LIST:
-            return answer(c, 200, "",
-                          "<ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount>"
-                          "</ListBucketResult>");
-        case PUT: return answer(c, 200, "ETag: \"0123456789abcdef\"\r\n", "");
-        case DELETE: return answer(c, 204, "", "");
+        case LIST: return answer_list(c);
+        case PUT: return c->copies ? answer(c, 200, "", "<CopyObjectResult><ETag>0</ETag></CopyObjectResult>") : answer(c, 200, "ETag: \"0123456789abcdef\"\r\n", "");
+        case DELETE: drop_object(c->key); return answer(c, 204, "", "");
         case BAD: return answer(c, 400, "", "<Error><Code>InvalidRequest</Code></Error>");
         default: return answer_multipart(c);
     }
@@ -190,6 +273,9 @@ static int begin(struct connection *c, char *end) {
     }
     size_t used = (size_t)(end + 4 - c->head), here = c->size - used;
     if (here > c->body) return 0; /* nobody pipelines */
+    c->copies = header(c->head, "\r\nx-amz-copy-source:") != NULL;
+    c->object = c->kind == PUT && !c->copies ? keep_object(c->key, c->body) : NULL;
+    fill_object(c->object, end + 4, here);
     bytes += here;
     c->body -= here;
     c->size = 0;
@@ -219,8 +305,11 @@ static int run(struct connection *c) {
     if (c->zeros) return send_zeros(c);
     if (c->body) {
         size_t most = allowance();
-        ssize_t count =
-            recv(c->fd, gulp, c->body < most ? (size_t)c->body : most, MSG_TRUNC);
+        int small = c->object && c->object->size <= KEPT;
+        static char kept[KEPT];
+        ssize_t count = small ? recv(c->fd, kept, (size_t)c->body, 0)
+                              : recv(c->fd, gulp, c->body < most ? (size_t)c->body : most, MSG_TRUNC);
+        if (small && count > 0) fill_object(c->object, kept, (size_t)count);
         if (count < 0) return errno == EAGAIN;
         if (count == 0) return 0;
         c->body -= (uint64_t)count;

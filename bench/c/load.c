@@ -4,7 +4,8 @@
    so that a harness can know the digests of many large blobs from hashing one. The digests
    are read from standard input, one `sha256:<hex>` a line, in the order stream 0 push 0, stream 1
    push 0, ..., stream 0 push 1, ...; the n-th is the one of blob `--first` + n. What happened is
-   printed as one JSON object. */
+   printed as one JSON object. With --patch a push is three requests: POST, PATCH with the body,
+   an empty PUT with the digest. */
 #define _GNU_SOURCE
 #include "net.h"
 
@@ -14,6 +15,8 @@ enum { BLOCK = 1 << 20, TAIL = 8 };
 
 struct stream {
     int fd, index, push;
+    enum { BEGIN, SEND, CLOSE } step;
+    char location[256]; /* of the upload session, with --patch */
     unsigned number; /* of the blob under way, counted from 0 */
     char head[1024], tail[16], response[HEAD_LIMIT + 1];
     size_t head_size, head_sent, tail_size, tail_sent, response_size;
@@ -25,7 +28,7 @@ struct stream {
 static char *period; /* what the body repeats: the block, or the block cut into chunks */
 static size_t period_size, write_size = 1 << 20, chunk;
 static uint64_t blob_size = 1 << 30, body_size, first;
-static int port, streams = 1, pushes = 1, silent, silent_bytes, epoll, running, printed;
+static int patch, port, streams = 1, pushes = 1, silent, silent_bytes, epoll, running, printed;
 static const char *path = "/v2/bench/blobs/", *extra = "";
 static char (*digests)[80];
 static double began;
@@ -84,9 +87,23 @@ static size_t format_head(char *text, size_t limit, const char *digest, uint64_t
                             path, digest, port, extra, *extra ? "\r\n" : "", framing);
 }
 
-static void begin_push(struct stream *s) {
-    s->number = (unsigned)(s->push * streams + s->index);
-    s->head_size = format_head(s->head, sizeof s->head, digests[s->number], blob_size);
+static void format_step(struct stream *s) {
+    const char *method = s->step == BEGIN ? "POST" : s->step == SEND ? "PATCH" : "PUT";
+    const char *query = s->step == CLOSE ? "?digest=" : "";
+    char framing[64] = "Content-Length: 0";
+    if (s->step == SEND && chunk) strcpy(framing, "Transfer-Encoding: chunked");
+    else if (s->step == SEND) sprintf(framing, "Content-Length: %lu", blob_size);
+    s->head_size = (size_t)snprintf(
+        s->head, sizeof s->head, "%s %s%s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s\r\n\r\n", method,
+        s->step == BEGIN ? "/v2/bench/blobs/uploads/" : s->location, query,
+        s->step == CLOSE ? digests[s->number] : "", port, framing);
+}
+
+static void begin_step(struct stream *s) {
+    if (patch)
+        format_step(s);
+    else
+        s->head_size = format_head(s->head, sizeof s->head, digests[s->number], blob_size);
     for (int b = 0; b < TAIL; b++) s->tail[b] = (char)((first + s->number) >> (8 * (7 - b)));
     s->tail_size = TAIL;
     if (chunk) {
@@ -95,15 +112,35 @@ static void begin_push(struct stream *s) {
     }
     s->head_sent = s->tail_sent = s->response_size = 0;
     s->body_sent = 0;
+    if (patch && s->step != SEND) {
+        s->body_sent = body_size;
+        s->tail_size = 0;
+    }
     s->sending = 1;
-    s->last_byte = 0;
-    s->start = now();
     if (s->fd < 0) {
         REQUIRE((s->fd = connect_loopback(port)) >= 0, "connect");
         watch(epoll, EPOLL_CTL_ADD, s->fd, EPOLLIN | EPOLLOUT, s);
     } else {
         watch(epoll, EPOLL_CTL_MOD, s->fd, EPOLLIN | EPOLLOUT, s);
     }
+}
+
+static void begin_push(struct stream *s) {
+    s->number = (unsigned)(s->push * streams + s->index);
+    s->step = BEGIN;
+    s->last_byte = 0;
+    s->start = now();
+    begin_step(s);
+}
+
+/* What follows an answer of --patch that is not the last one; 0 where it is. */
+static int next_step(struct stream *s, int status) {
+    if (!patch || status != 202 || s->step == CLOSE) return 0;
+    const char *location = header(s->response, "\r\nlocation:");
+    if (!location || sscanf(location, "%255s", s->location) != 1) return 0;
+    s->step++;
+    begin_step(s);
+    return 1;
 }
 
 static void next_push(struct stream *s, int keep) {
@@ -133,7 +170,8 @@ static int send_some(struct stream *s, const char *data, size_t size, int flags,
 static void send_more(struct stream *s) {
     size_t sent;
     while (s->head_sent < s->head_size) {
-        if (!send_some(s, s->head + s->head_sent, s->head_size - s->head_sent, MSG_MORE, &sent)) return;
+        int more = s->tail_size ? MSG_MORE : 0;
+        if (!send_some(s, s->head + s->head_sent, s->head_size - s->head_sent, more, &sent)) return;
         s->head_sent += sent;
     }
     if (s->body_sent < body_size) {
@@ -149,7 +187,7 @@ static void send_more(struct stream *s) {
         s->tail_sent += sent;
     }
     s->sending = 0;
-    s->last_byte = now();
+    if (s->tail_size) s->last_byte = now();
     watch(epoll, EPOLL_CTL_MOD, s->fd, EPOLLIN, s);
 }
 
@@ -172,6 +210,7 @@ static void receive(struct stream *s) {
     int status = atoi(s->response + 9);
     if (have < content_length(s->response) && s->response_size < HEAD_LIMIT) return;
     const char *connection = header(s->response, "\r\nconnection:");
+    if (next_step(s, status)) return;
     int early = s->sending;
     report(s, status, early ? "answered before the body was sent" : "");
     next_push(s, !early && !(connection && !strncasecmp(connection, "close", 5)));
@@ -215,7 +254,8 @@ static void parse_options(int count, char **arguments) {
         {"port", 1, NULL, 'p'},      {"streams", 1, NULL, 'n'},    {"pushes", 1, NULL, 'm'},
         {"size", 1, NULL, 's'},      {"write-size", 1, NULL, 'w'}, {"chunked", 1, NULL, 'c'},
         {"path", 1, NULL, 'u'},      {"first", 1, NULL, 'f'},      {"silent", 1, NULL, 'k'},
-        {"silent-bytes", 1, NULL, 'b'}, {"header", 1, NULL, 'h'},  {NULL, 0, NULL, 0}};
+        {"silent-bytes", 1, NULL, 'b'}, {"header", 1, NULL, 'h'},
+        {"patch", 0, NULL, 'a'},     {NULL, 0, NULL, 0}};
     for (int option; (option = getopt_long(count, arguments, "", options, NULL)) != -1;) {
         switch (option) {
             case 'p': port = atoi(optarg); break;
@@ -229,6 +269,7 @@ static void parse_options(int count, char **arguments) {
             case 'k': silent = atoi(optarg); break;
             case 'b': silent_bytes = atoi(optarg); break;
             case 'h': extra = optarg; break;
+            case 'a': patch = 1; break;
             default: exit(2);
         }
     }

@@ -23,6 +23,8 @@ class Load:
     streams: int = 1
     chunked: int = 0
     """Bytes of a chunk of a body of unknown length; 0: the length is announced."""
+    patch: bool = False
+    """POST, PATCH and an empty PUT instead of one PUT."""
     silent: int = 0
     """Further connections that announce 1 GiB, send `silent_bytes` and nothing more."""
     silent_bytes: int = 64 * 1024
@@ -62,10 +64,10 @@ class Subject:
     def push(self, load: Load) -> Sample:
         """Push once and measure; blobs are new ones every time.
 
-        The floor knows no chunks: it stands for what the same bytes cost without them.
+        The floor and `epoch put` take no chunks: they stand for what the same bytes cost without.
         """
-        if self.name == "floor":
-            load = replace(load, chunked=0)
+        if self.name in ("floor", "epoch put"):
+            load = replace(load, chunked=0, patch=False)
         numbers = [next(_numbers) for _ in range(load.streams)]
         self.process.reset_peak()
         before = self.process.cpu_seconds()
@@ -98,6 +100,7 @@ def _run_load(port: int, load: Load, numbers: list[int]) -> dict[str, Any]:
         *(f"--size={load.size}", f"--streams={load.streams}", f"--first={numbers[0]}"),
         *(f"--chunked={load.chunked}", f"--silent={load.silent}"),
         f"--silent-bytes={load.silent_bytes}",
+        *(["--patch"] if load.patch else []),
     ]
     done = subprocess.run(command, input=digests, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -112,7 +115,8 @@ def measure(subjects: list[Subject], load: Load, runs: int) -> None:
     One push beforehand lets connections and buffers come into being; it is not counted.
     """
     for subject in subjects:
-        subject.push(Load(size=min(load.size, 64 << 20), streams=load.streams))
+        warm = Load(size=min(load.size, 64 << 20), streams=load.streams)
+        subject.push(replace(warm, patch=load.patch, chunked=load.chunked))
     for _ in range(runs):
         for subject in subjects:
             subject.samples.append(subject.push(load))

@@ -20,7 +20,7 @@ from bench.harness.scenarios import Result
 
 _PACKAGES: Final = ("aiobotocore", "aiohttp", "botocore", "cython", "httptools", "uvloop")
 _HEADINGS: Final = (
-    *("size", "pushes", "server", "CPU s/GB", "(min-max)", "x floor", "wall s/GB"),
+    *("size", "pushes", "server", "CPU s/GB", "(min-max)", "x base", "wall s/GB"),
     *("last byte->201", "peak MiB", "slow/fast", "201"),
 )
 
@@ -62,7 +62,7 @@ def _row(result: Result, subject: Subject) -> list[str]:
     load, samples = result.case.load, subject.samples
     cpu = [sample.cpu_per_gb for sample in samples]
     ratio = "-"
-    if subject.name != "floor" and "floor" in result.subjects:
+    if result.base not in (None, subject.name):
         ratio = f"{statistics.median(result.ratio(subject.name)):.2f}"
     good = sum(load.streams - sample.refused for sample in samples)
     return [

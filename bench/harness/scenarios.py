@@ -34,11 +34,17 @@ class Result:
     output: dict[str, str] = field(default_factory=dict)
     """The end of what each server printed that refused a push."""
 
+    @property
+    def base(self) -> str | None:
+        """What the others are compared with: the floor, or the same server by one PUT."""
+        return next((name for name in ("floor", "epoch put") if name in self.subjects), None)
+
     def ratio(self, name: str) -> list[float]:
-        """CPU of a server over the CPU of the floor in the same round, for each round."""
-        floor = self.subjects["floor"].samples
+        """CPU of a server over the CPU of the base in the same round, for each round."""
+        assert self.base is not None
+        base = self.subjects[self.base].samples
         own = self.subjects[name].samples
-        return [a.cpu_per_gb / b.cpu_per_gb for a, b in zip(own, floor, strict=True)]
+        return [a.cpu_per_gb / b.cpu_per_gb for a, b in zip(own, base, strict=True)]
 
 
 @contextmanager
@@ -57,7 +63,8 @@ def run(case: Case, runs: int) -> Result:
     with ExitStack() as stack:
         store = stack.enter_context(_store(case))
         for name in case.servers:
-            process = stack.enter_context(SERVERS[name](store.port, case.tuning))
+            start = SERVERS[name.partition(" ")[0]]
+            process = stack.enter_context(start(store.port, case.tuning))
             result.subjects[name] = Subject(name, process)
         result.weather.append(weather())
         measure(list(result.subjects.values()), case.load, min(runs, case.most_runs))
@@ -95,6 +102,14 @@ def _fair(load: Load, tuning: Tuning, servers: tuple[str, ...]) -> list[Case]:
     return [Case(crowd, tight, servers, most_runs=2)]
 
 
+def _patch(load: Load, tuning: Tuning, _servers: tuple[str, ...]) -> list[Case]:
+    # The discarding store copies nothing, so what its move would cost is not in it.
+    return [
+        Case(replace(load, patch=True, chunked=chunk), tuning, ("epoch put", "epoch patch"))
+        for chunk in (0, 32 * 1024, MIB)
+    ]
+
+
 def _store_behind(load: Load, tuning: Tuning, servers: tuple[str, ...]) -> list[Case]:
     # The floor does not sign, which a real store insists on.
     return [Case(load, tuning, tuple(s for s in servers if s != "floor"), real_store=True)]
@@ -104,6 +119,7 @@ SCENARIOS: Final[dict[str, tuple[Scenario, str]]] = {
     "one": (_one, "one push (1 GiB, or --size), --streams of them at once"),
     "sizes": (_sizes, "one push of 64 MiB, 1 GiB, 8 GiB"),
     "streams": (_streams, "4 GiB in 1, 8, 32 pushes at once"),
+    "patch": (_patch, "POST, PATCH, PUT (length known; chunks of 32 KiB, of 1 MiB) beside one PUT"),
     "fair": (_fair, "64 pushes of 256 MiB with 8 part buffers, beside 40 silent clients"),
     "store": (_store_behind, "one push, with SeaweedFS behind"),
 }
