@@ -69,7 +69,6 @@ class PartBuffer:
         """`filled`."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
-
     def advance(self, count: int, /) -> None:
         """`count` bytes of the tail have been written. ValueError if there is no such room."""
 

@@ -20,7 +20,7 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse the wire form, or raise DIGEST_INVALID (unknown algorithm, bad length, upper case)."""
+        """Parse the wire form, or raise DIGEST_INVALID (algorithm, length, upper case)."""
         algorithm, colon, value = text.partition(":")
         length = HEX_LENGTH.get(algorithm)
         if not colon or length is None:

@@ -244,3 +244,13 @@ async def test_many_at_once(store: Store) -> None:
 async def test_description(store: Store) -> None:
     assert store.description
     assert store.min_part_size >= 1
+
+
+async def test_of_many_who_put_where_nothing_is_one_wins(store: Store) -> None:
+    datas = [b"writer %d" % number for number in range(8)]
+    won = await asyncio.gather(*(store.put_new("state/1", data) for data in datas))
+    assert won.count(True) == 1
+    assert await store.get("state/1", 100) == datas[won.index(True)]
+    assert await store.put_new("state/1", b"too late") is False
+    assert await store.put_new("state/2", b"elsewhere") is True
+    assert await keys(store, "state/") == ["state/1", "state/2"]

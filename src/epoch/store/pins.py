@@ -75,7 +75,7 @@ class Times:
     `young`: the age below which a blob or a pin is safe by itself. `view`: how old a request's
     view of the announcements may be. `announce`: how long a sweep waits before it looks; more than
     `view`. `sweep`: how long it may send deletions. `valid`: how long its announcement holds if it
-    is not withdrawn. `patience`: how long a request waits for a sweep; `poll`: and how often it looks.
+    is not withdrawn. `patience`: how long a request waits for a sweep; `poll`: how often it looks.
     """
 
     young: float = 900.0

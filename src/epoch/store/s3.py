@@ -44,6 +44,7 @@ class S3Store:
         self._settings = settings
         self._patience = patience or Patience()
         self._calls = Calls(settings, self._patience)
+        self._conditional: bool | None = None  # whether conditional writes work; None: not seen yet
         self._copier = Copier(
             self._calls, settings.bucket, settings.prefix, self._patience.slow_answer
         )
@@ -127,7 +128,7 @@ class S3Store:
         The condition is If-None-Match (Amazon S3, "Conditional writes"). Stores that ignore it are
         why we look before and after.
         """
-        if await self.head(key) is not None:
+        if not self._conditional and await self.head(key) is not None:
             return False
         parameters = {**self._at(key), "ContentType": _CONTENT_TYPE, "IfNoneMatch": "*"}
         try:
@@ -136,7 +137,23 @@ class S3Store:
             cause = error.__cause__
             if not isinstance(cause, Failed) or cause.failure.code not in _CONFLICTS:
                 raise
+        else:
+            if self._conditional is None:
+                self._conditional = await self._refuses_to_replace(key, parameters, data)
+            if self._conditional:
+                return True
         return await self.get(key, _MAX_CONDITIONAL) == bytes(data)
+
+    async def _refuses_to_replace(
+        self, key: str, parameters: Mapping[str, Any], data: Buffer
+    ) -> bool:
+        """Whether the store keeps to the condition: the same once more must be refused."""
+        try:
+            await self._calls.send(f"put {key}", "put_object", parameters, data)
+        except StoreError as error:
+            cause = error.__cause__
+            return isinstance(cause, Failed) and cause.failure.code in _CONFLICTS
+        return False
 
     async def delete(self, key: str) -> None:
         """Remove the object; that there is none is no error."""

@@ -104,6 +104,9 @@ class Chunked:
 
     async def _close(self, request: Request, session: Session, digest: Digest) -> None:
         async with self._sessions.hold(session) as held:
+            if not session.generation and "content-range" not in request.headers:
+                await self._push_whole(held, request.body, digest)
+                return
             if not session.closing:
                 expected = _check_range(request, session)
                 if request.body.length != 0:
@@ -112,6 +115,16 @@ class Chunked:
                 raise conflict(session, f"the upload is being completed as {session.closing}")
             # Else the same bytes come once more, after an answer that was lost.
             await self._finish(held, digest)
+
+    async def _push_whole(self, held: Held, body: Body, digest: Digest) -> None:
+        """All bytes come with the digest: straight to the blob's key, verified before it exists."""
+        try:
+            await self._pushes.push(body, digest)
+        except RegistryError as error:
+            if error.code is Code.DIGEST_INVALID:
+                await self._closer.cancel(held)
+            raise
+        await held.advance(held.now.ended(committed=str(digest)))
 
     async def _open(self, name: str, token: str) -> Session:
         session = await self._sessions.find(name, token)
