@@ -61,12 +61,12 @@ clean: ## Remove all that was built here, .venv too
 
 # What pyproject.toml asks for. The build's own requirements come first and stay, so that the
 # extension is rebuilt below without fetching anything.
-$(DEPS): pyproject.toml
+$(DEPS): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Epoch needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > .venv/build-requires.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r .venv/build-requires.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r .venv/build-requires.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt --editable '.[test,lint]'
 	touch $@
 
 $(BUILT): $(DEPS) setup.py src/epoch/_fastio.pyx $(wildcard src/epoch/*.c src/epoch/*.h)
