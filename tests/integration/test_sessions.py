@@ -71,35 +71,35 @@ async def _assert_stored(running: Running, data: bytes, digest: str) -> None:
     assert await leftovers(running.store) == []
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.__name__.strip("_"))
-async def test_every_flow_and_size(running: Running, flow: Flow, size: int) -> None:
-    data = DATA[:size]
-    digest = digest_of(data)
-    session = await Session.begin(running.port)
-    answer = await flow(session, data, digest)
-    assert answer.status == 201, answer
-    assert answer.headers["location"] == f"/v2/a/b/blobs/{digest}"
-    assert answer.headers["docker-content-digest"] == digest
-    await _assert_stored(running, data, digest)
-    assert (await session.close(digest)).status == 201
-    assert (await session.status()).refusal == (404, "BLOB_UPLOAD_UNKNOWN")
-
-
-@pytest.mark.parametrize("size", [0, 1, 1000, PART, PART + 1])
-@pytest.mark.parametrize("flow", [_docker, _regclient, _containerd])
-async def test_sha512_named_only_at_the_end(running: Running, flow: Flow, size: int) -> None:
-    data = DATA[:size]
-    digest = digest_of(data, "sha512")
-    for _ in range(2):  # the second time it is there already
+async def test_every_flow_and_size(running: Running, flow: Flow) -> None:
+    for size in SIZES:
+        data = DATA[:size]
+        digest = digest_of(data)
         session = await Session.begin(running.port)
-        assert (await flow(session, data, digest)).status == 201
-        assert (await session.close(digest)).status == 201
+        answer = await flow(session, data, digest)
+        assert answer.status == 201, answer
+        assert answer.headers["location"] == f"/v2/a/b/blobs/{digest}"
+        assert answer.headers["docker-content-digest"] == digest
         await _assert_stored(running, data, digest)
+        assert (await session.close(digest)).status == 201
+        assert (await session.status()).refusal == (404, "BLOB_UPLOAD_UNKNOWN")
+
+
+@pytest.mark.parametrize("flow", [_docker, _regclient, _containerd])
+async def test_sha512_named_only_at_the_end(running: Running, flow: Flow) -> None:
+    for size in (0, 1000, PART, PART + 1):
+        data = DATA[:size]
+        digest = digest_of(data, "sha512")
+        for _ in range(2):  # the second time it is there already
+            session = await Session.begin(running.port)
+            assert (await flow(session, data, digest)).status == 201
+            assert (await session.close(digest)).status == 201
+            await _assert_stored(running, data, digest)
 
 
 async def test_wrong_digest_ends_the_session(running: Running) -> None:
-    for size in (0, 1000, PART + 1):
+    for size in (0, PART + 1):
         for algorithm in ("sha256", "sha512"):
             session = await Session.begin(running.port)
             assert (await session.patch(DATA[:size])).status == 202
@@ -166,7 +166,7 @@ async def test_chunks_that_do_not_follow(running: Running, size: int) -> None:
 @pytest.mark.parametrize("keep", [0, 1, 70_000, PART + 70_000])
 @pytest.mark.parametrize("ending", ["fin", "rst", "half-close"])
 async def test_cut_chunk_is_kept_and_gone_on_with(running: Running, keep: int, ending: str) -> None:
-    for before in (0, 10, PART + 3):
+    for before in (0, PART + 3):
         data = DATA[:before] + DATA[: 2 * PART]
         session = await Session.begin(running.port)
         if before:

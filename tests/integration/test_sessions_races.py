@@ -89,17 +89,16 @@ async def _rounds(ports: Sequence[int], seed: int) -> tuple[list[bytes], list[by
     """Blobs that were made, and those that were not."""
     rng = random.Random(seed)
     made, lost = [], []
-    for _ in range(2):
+    session = await Session.begin(ports[0])
+    content = await _grow(session, ports, 16, rng)
+    if not await _end(session, ports, content, rng):
+        lost.append(content)
+        await session.cancel()
+        # Once more, so that what was raced for is looked at.
         session = await Session.begin(ports[0])
-        content = await _grow(session, ports, 16, rng)
-        if not await _end(session, ports, content, rng):
-            lost.append(content)
-            await session.cancel()
-            # Once more, so that what was raced for is looked at.
-            session = await Session.begin(ports[0])
-            content = await _grow(session, ports, 8, rng)
-            assert (await session.close(digest_of(content))).status == 201
-        made.append(content)
+        content = await _grow(session, ports, 8, rng)
+        assert (await session.close(digest_of(content))).status == 201
+    made.append(content)
     for content in made:
         blob = await get_blob(ports[-1], digest_of(content))
         assert (blob.status, blob.digest) == (200, digest_of(content))
@@ -126,8 +125,10 @@ async def test_races_over_two_processes(start_server: StartServer) -> None:
     await _rounds([start_server().port, start_server().port], 5)
 
 
-@pytest.mark.parametrize(("count", "size"), [(2, PART + 33), (16, PART + 33), (200, 1000)])
+@pytest.mark.parametrize(("count", "size"), [(2, PART + 33), (8, PART + 33), (60, 1000)])
 async def test_many_push_one_blob(place: S3Settings | Path, count: int, size: int) -> None:
+    if isinstance(place, Path):
+        count = count * 7 // 2
     async with (
         serving(open_place(place), leaves=True, alone=False) as one,
         serving(open_place(place), leaves=True, alone=False) as two,
