@@ -39,7 +39,7 @@ lint: $(BUILT) ## Check style, types and the Cython code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint src/epoch
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint src/epoch  # it starts pycodestyle by name
 
 bench: $(BUILT) ## Measure whole pushes and pulls, server and client in separate processes
 	$(BIN)/python bench/push.py $(ARGS)

@@ -102,8 +102,8 @@ class Dispatcher:
 
     async def settle(self) -> Begun:
         """Wait until all parts are in the store. Raises `StoreError`."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._tasks and self._error is None:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
         if self._error is not None:
             raise self._error
         return Begun(
