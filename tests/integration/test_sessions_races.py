@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from epoch.config import S3Settings
-from tests.tools.client import Answer, Client, digest_of, get_blob, has_blob, head
+from tests.tools.client import Answer, Client, digest_of, encode_chunk, get_blob, has_blob, head
 from tests.tools.fixtures import StartServer, open_place
 from tests.tools.running import PART, serving
 from tests.tools.sessions import Session, leftovers, push
@@ -140,6 +140,40 @@ async def test_many_push_one_blob(place: S3Settings | Path, count: int, size: in
         assert [answer.status for answer in answers] == [201] * count
         blob = await get_blob(one.port, digest_of(DATA[:size]), name="r0/x")
         assert blob.digest == digest_of(DATA[:size])
+        for running in (one, two):
+            await running.until_idle()
+        assert await leftovers(one.store) == []
+
+
+async def test_late_writer_harms_no_blob(place: S3Settings | Path) -> None:
+    """A request that has lost still writes parts where the winner's are: what it spoils is never
+    stored under a digest."""
+    async with (
+        serving(open_place(place), leaves=True, alone=False) as one,
+        serving(open_place(place), leaves=True, alone=False) as two,
+    ):
+        session = await Session.begin(two.port)
+        assert (await session.patch(DATA[:PART])).status == 202
+        garbage = bytes(PART)
+        async with Client(one.port) as late:
+            await late.send(head("PATCH", session.location, [b""]))
+            await late.send(encode_chunk(garbage + b"more"))
+            # It has begun to write, as its next generation says.
+            state = "/00000002"
+            while not any(key.endswith(state) for key in await one.keys()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            place_of = f"{PART}-{len(DATA) - 1}"
+            assert (await session.patch(DATA[PART:], place_of)).status == 202
+            await late.send(encode_chunk(garbage + garbage) + b"0\r\n\r\n")
+            assert (await late.answer()).refusal == (416, "BLOB_UPLOAD_INVALID")
+        answer = await session.close(digest_of(DATA))
+        assert answer.status in (201, 400, 503)
+        blob = await get_blob(two.port, digest_of(DATA))
+        if answer.status == 201:
+            assert blob.digest == digest_of(DATA)
+        else:
+            assert blob.status == 404
+            await session.cancel()
         for running in (one, two):
             await running.until_idle()
         assert await leftovers(one.store) == []
