@@ -112,6 +112,21 @@ async def test_curl(status: int, code: str, expect: str, tmp_path: Path) -> None
         assert server.lines[0][:2] == (f"/refuse/{status}/{code}", status)
 
 
+async def test_no_answer_overtakes_a_small_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    """containerd hangs where one does. The connection is then good for the next request."""
+    monkeypatch.setattr(connection, "SMALL_BODY_SECONDS", 20.0)
+    async with serving() as server, Raw(server.port) as raw:
+        for _ in range(2):
+            await raw.send(
+                b"PUT /refuse/403/DENIED HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"
+            )
+            await raw.send(b"12345")
+            await raw.send(b"6789")
+            answer = await raw.receive()
+            assert statuses(answer) == [403]
+            assert b"close" not in answer.lower()
+
+
 # ---- the end of it is bounded
 
 

@@ -62,6 +62,11 @@ class RequestBody:
 
     # -- Body: the handler's side
 
+    @property
+    def untouched(self) -> bool:
+        """Whether there is a body, and nobody has begun to read it."""
+        return self._done is None and not self.complete
+
     async def read(self, limit: int) -> bytes:
         """See `message.Body.read`."""
         if self.length is not None and self.length > limit:

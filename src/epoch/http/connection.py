@@ -14,9 +14,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from epoch.errors import Code, RegistryError
-from epoch.http.body import RequestBody
+from epoch.http.body import UNLIMITED, RequestBody
 from epoch.http.head import Head, bad_request, parse, too_long
-from epoch.http.message import BodyStream, ClientGone, Request, Response
+from epoch.http.message import BodyCut, BodyStream, ClientGone, Request, Response
 from epoch.http.response import CONTINUE, TLS_ON_PLAIN_PORT, error_response, render_head
 from epoch.http.sendfile import send_file, unsent
 from epoch.metrics import metrics
@@ -42,6 +42,11 @@ DRAIN_BYTES: Final = 64 * 1024 * 1024
 DRAIN_SECONDS: Final = 2.0
 """How long an unwanted body is read and dropped after a final answer: closing with unread bytes
 would make the kernel send RST, and the client would lose the answer."""
+
+SMALL_BODY: Final = 256 * 1024
+SMALL_BODY_SECONDS: Final = 0.5
+"""An answer does not overtake a body that is this small, if it comes in this time: containerd 1.6
+hangs for ever where a refusal comes while it hands over a manifest. Servers in Go wait likewise."""
 
 EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 """May come before a request (RFC 9112, section 2.2)."""
@@ -239,7 +244,10 @@ class Connection:
         started = time.perf_counter()  # the loop's clock stands still within an iteration
         response, sent = None, 0
         try:
-            response, head = await self._render(await self._answer(request), body)
+            response = await self._answer(request)
+            if isinstance(response.body, bytes):
+                await self._outwait(body)
+            response, head = await self._render(response, body)
             sent = await self._send(request, response, head)
         except ClientGone:
             self._transport.abort()
@@ -278,6 +286,19 @@ class Connection:
         except Exception:
             logger.exception("a handler failed: %s", request.method)
             return error_response(RegistryError(Code.UNKNOWN))
+
+    async def _outwait(self, body: RequestBody) -> None:
+        """Drop a small body that nobody has read; see `SMALL_BODY`."""
+        if not body.untouched or (body.length or UNLIMITED) > SMALL_BODY or self._expects_continue:
+            return
+        late = BodyCut(Code.BAD_REQUEST, "the body did not come in time")
+        timer = self._loop.call_later(SMALL_BODY_SECONDS, body.fail, late)
+        try:
+            await body.read(SMALL_BODY)
+        except BodyCut:
+            pass
+        finally:
+            timer.cancel()
 
     async def _render(self, response: Response, body: RequestBody) -> tuple[Response, bytes]:
         """A response and its head; that of a 500 where the handler's own cannot be sent."""
