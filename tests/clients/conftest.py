@@ -34,7 +34,7 @@ _ALONE: dict[str, type[Client]] = {
     client.name: client for client in (Buildah, Crane, Curl, Podman, Regctl, Skopeo)
 }
 _COLUMNS = (
-    *("push", "pull", "copy", "delete", "password", "token", "TLS"),
+    *("push", "pull", "copy", "delete", "password", "rules", "token", "TLS"),
     *("0 bytes", "1 GiB", "4 at once", "S3"),
 )
 _results = pytest.StashKey[dict[tuple[str, str], str]]()

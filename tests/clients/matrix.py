@@ -103,6 +103,21 @@ def test_delete(client: Client, registry: Registry, image: Image) -> None:
     assert not registry.has("team/app", "1.0")
 
 
+def users(folder: Path, *logins: Login, signing: bool) -> dict[str, str]:
+    """Settings of a registry with these users; `signing`: that signs tokens."""
+    import bcrypt
+
+    salt = bcrypt.gensalt(4)
+    hashed = {login.user: bcrypt.hashpw(login.password.encode(), salt) for login in logins}
+    lines = [f"{user}:{entry.decode()}\n" for user, entry in hashed.items()]
+    (folder / "htpasswd").write_text("".join(lines))
+    settings = {"EPOCH_HTPASSWD": str(folder / "htpasswd")}
+    if signing:
+        (folder / "token-key").write_text(secrets.token_hex(32))
+        settings["EPOCH_TOKEN_KEY"] = str(folder / "token-key")
+    return settings
+
+
 @column("password")
 @directory
 @each(*CLIENTS)
@@ -115,17 +130,42 @@ def test_htpasswd(
     signing: bool,
 ) -> None:
     """A user of the file, with Basic alone and with tokens that the registry signs."""
-    import bcrypt
-
     login = Login("alice", secrets.token_urlsafe(12))
-    entry = bcrypt.hashpw(login.password.encode(), bcrypt.gensalt(4)).decode()
-    (tmp_path / "htpasswd").write_text(f"alice:{entry}\n")
-    extra = {"EPOCH_HTPASSWD": str(tmp_path / "htpasswd")}
-    if signing:
-        (tmp_path / "token-key").write_bytes(secrets.token_bytes(32))
-        extra["EPOCH_TOKEN_KEY"] = str(tmp_path / "token-key")
-    registry = replace(start_registry(extra), login=login)
+    registry = replace(start_registry(users(tmp_path, login, signing=signing)), login=login)
     assert_needs_login(make_client, registry, image, also_for_pull=True)
+
+
+@column("rules")
+@directory
+@each(*CLIENTS)
+@pytest.mark.parametrize("signing", [False, True], ids=["basic", "tokens"])
+def test_user_who_may_only_pull(
+    make_client: MakeClient,
+    start_registry: StartRegistry,
+    image: Image,
+    tmp_path: Path,
+    signing: bool,
+) -> None:
+    """Blobs that are there already are not asked for, so that it is the manifest that is refused;
+    and then those that are not."""
+    alice, bob = (Login(user, secrets.token_urlsafe(12)) for user in ("alice", "bob"))
+    (tmp_path / "access").write_text(
+        '[[rule]]\nusers = ["alice"]\nrepositories = ["**"]\nactions = ["push"]\n'
+        '[[rule]]\nusers = ["bob"]\nrepositories = ["**"]\nactions = ["pull"]\n'
+    )
+    settings = users(tmp_path, alice, bob, signing=signing)
+    registry = start_registry(settings | {"EPOCH_ACCESS": str(tmp_path / "access")})
+    replace(registry, login=alice).put_image(image, "team/app", "1.0")
+    registry = replace(registry, login=bob)
+    client = make_client()
+    client.use(registry)
+    assert seen(client, client.pull("team/app", "1.0")) == expected(client, image)
+    for pushed in (image, make_image(tmp_path / "unknown", 10 * KIB)):
+        started = time.monotonic()
+        with pytest.raises(Failed, match=r"(?i)denied|unauthorized|40[13]"):
+            client.push(pushed, "other/app", "1.0")
+        assert time.monotonic() - started < GIVES_UP_SECONDS
+    assert not registry.has("other/app", "1.0")
 
 
 @column("token")
