@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from epoch.http.connection import WRITE_HIGH, Connection
+from epoch.http.connection import Connection
 from epoch.http.message import Request, Response
+from epoch.http.sending import WRITE_HIGH
 from tests.protocol.serve import Blocks, Raw, Server, content, quick, serving, statuses
 from tests.tools.running import eventually
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 from epoch.errors import Code, RegistryError
 from epoch.http.body import UNLIMITED, RequestBody
 from epoch.http.head import Head, bad_request, parse, too_long
-from epoch.http.message import BodyCut, BodyStream, ClientGone, Request, Response
+from epoch.http.message import BodyCut, ClientGone, Request, Response
 from epoch.http.response import CONTINUE, TLS_ON_PLAIN_PORT, error_response, render_head
-from epoch.http.sendfile import send_file, unsent
+from epoch.http.sending import Sender
 from epoch.metrics import metrics
 
 if TYPE_CHECKING:
@@ -51,9 +51,6 @@ hangs for ever where a refusal comes while it hands over a manifest. Servers in 
 EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 """May come before a request (RFC 9112, section 2.2)."""
 
-WRITE_HIGH: Final = 256 * 1024
-"""Bytes queued for a client before a stream waits for it."""
-
 
 class Connection:
     """See the module. Created by the listener for every accepted connection."""
@@ -66,18 +63,14 @@ class Connection:
         self.peer = ""
         self.task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
+        self._sender: Sender
         self._stash = b""
         self._since = self._loop.time()  # of waiting for a head, or of draining
         self._served = 0
         self._closing = False  # no further request after this one
         self._reading_paused = False
         self._eof = False
-        self._lost = False
         self._draining = -1  # bytes that may still be dropped, or -1
-        # Writing
-        self._writable: asyncio.Future[None] | None = None
-        self._queued = 0  # `unsent` bytes, as last looked at
-        self._queued_since = 0.0  # that many
         # Per-request state
         self._body: RequestBody | None = None
         self._expects_continue = False
@@ -89,18 +82,19 @@ class Connection:
         self._transport = transport
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "-")
-        transport.set_write_buffer_limits(high=WRITE_HIGH)
+        service = self._service
+        self._sender = Sender(transport, secure=service.secure, stall=service.timeouts.body_idle)
         self._service.connections.add(self)
         metrics.connections += 1
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """The connection is gone; what the handler still does it does for itself."""
-        self._lost = True
+        self._sender.lost = True
         self._service.connections.discard(self)
         metrics.connections -= 1
         if self._body is not None and not self._body.complete:
             self._body.fail(ClientGone("the connection was lost"))
-        self.resume_writing()
+        self._sender.resume()
 
     def eof_received(self) -> bool:
         """The client has closed its side; it may still be reading."""
@@ -117,14 +111,11 @@ class Connection:
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we send."""
-        if self._writable is None:
-            self._writable = self._loop.create_future()
+        self._sender.pause()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
-        writable, self._writable = self._writable, None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
+        self._sender.resume()
 
     def get_buffer(self, _sizehint: int) -> Buffer:
         """Where the kernel's bytes go. Must not pause, close or abort (uvloop would crash)."""
@@ -162,19 +153,19 @@ class Connection:
 
     def pause_reading(self) -> None:
         """See `body.Wire`."""
-        if not self._reading_paused and not self._lost:
+        if not self._reading_paused and not self._sender.lost:
             self._reading_paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """See `body.Wire`."""
-        if self._reading_paused and not self._lost:
+        if self._reading_paused and not self._sender.lost:
             self._reading_paused = False
             self._transport.resume_reading()
 
     def send_continue(self) -> None:
         """See `body.Wire`."""
-        if self._expects_continue and not self._lost:
+        if self._expects_continue and not self._sender.lost:
             self._expects_continue = False
             self._transport.write(CONTINUE)
 
@@ -248,7 +239,7 @@ class Connection:
             if isinstance(response.body, bytes):
                 await self._outwait(body)
             response, head = await self._render(response, body)
-            sent = await self._send(request, response, head)
+            sent = await self._sender.send(request.method, response, head)
         except ClientGone:
             self._transport.abort()
             return
@@ -315,67 +306,6 @@ class Connection:
             response = error_response(RegistryError(Code.UNKNOWN))
             return response, render_head(response, always, keep_alive=keep_alive)
 
-    async def _send(self, request: Request, response: Response, head: bytes) -> int:
-        """Send a response; returns the bytes of its body that went out."""
-        stream = None if isinstance(response.body, bytes) else response.body
-        try:
-            if self._lost:
-                raise ClientGone("the connection was lost")
-            if request.method == "HEAD" or response.status in (204, 304):
-                self._transport.write(head)
-                return 0
-            if isinstance(response.body, bytes):
-                self._transport.write(head + response.body)
-                await self._drained()
-                metrics.bytes_sent += len(response.body)
-                return len(response.body)
-            self._transport.write(head)
-            return await self._stream(response.body)
-        finally:
-            if stream is not None:
-                await stream.aclose()
-
-    async def _stream(self, stream: BodyStream) -> int:
-        """Send a stream with backpressure. A failure cuts the connection: no clean end."""
-        descriptor = stream.fileno()
-        try:
-            if descriptor is not None and not self._service.secure:
-                return await self._send_file(descriptor, stream.offset, stream.length)
-            sent = 0
-            async for chunk in stream:
-                if self._lost:
-                    raise ClientGone("the connection was lost")
-                self._transport.write(chunk)
-                sent += len(chunk)
-                metrics.bytes_sent += len(chunk)
-                await self._drained()
-            if sent != stream.length:
-                raise ClientGone(f"the store gave {sent} bytes of {stream.length}")
-        except ClientGone:
-            raise
-        except Exception as error:
-            logger.error("a response was cut: %s", error)
-            raise ClientGone("the response could not be completed") from error
-        return sent
-
-    async def _send_file(self, descriptor: int, offset: int, count: int) -> int:
-        # What is sent around the transport must not overtake what the transport still holds.
-        self._transport.set_write_buffer_limits(high=0)
-        await self._drained()
-        sent = await send_file(
-            self._transport, descriptor, offset, count, self._service.timeouts.body_idle
-        )
-        metrics.bytes_sent += sent
-        if not self._lost:
-            self._transport.set_write_buffer_limits(high=WRITE_HIGH)
-        return sent
-
-    async def _drained(self) -> None:
-        while self._writable is not None:
-            await asyncio.shield(self._writable)
-        if self._lost:
-            raise ClientGone("the connection was lost")
-
     # The end
 
     def _linger(self, *, unread: bool = True) -> None:
@@ -384,7 +314,7 @@ class Connection:
         `unread`: whether the client may still be sending what was asked for."""
         self._closing = True
         self._stash = b""
-        if self._lost:
+        if self._sender.lost:
             return
         secure = self._service.secure
         if self._eof or (secure and not unread):
@@ -410,17 +340,15 @@ class Connection:
     def tick(self, now: float) -> None:
         """Hold the client to its deadlines; called about once a second."""
         timeouts = self._service.timeouts
-        queued = unsent(self._transport)
-        if queued != self._queued or not queued:
-            self._queued, self._queued_since = queued, now
-        elif now - self._queued_since > timeouts.body_idle:
+        unsent = self._sender.look(now)
+        if unsent is None:
             self._transport.abort()
             return
         if self.task is not None:
             if self._body is not None:
                 self._body.tick(now, timeouts.body_idle, timeouts.min_rate)
         elif self._draining >= 0:
-            if queued:
+            if unsent:
                 self._since = now  # the answer is not out yet
             elif now - self._since > DRAIN_SECONDS:
                 self._transport.abort()
