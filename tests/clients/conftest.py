@@ -177,6 +177,8 @@ def pytest_terminal_summary(
 ) -> None:
     """Print the matrix."""
     results = config.stash.get(_results, {})
+    if not results:
+        return
     names = sorted({name for name, _ in results})
     width = max(map(len, names), default=0) + 10
     terminalreporter.section("clients")
