@@ -18,6 +18,11 @@ def manifest_by_digest(repository: str, digest: Digest) -> str:
     return f"manifests/{repository}/_digests/{digest.algorithm}-{digest.hex}.json"
 
 
+def link(repository: str, digest: Digest) -> str:
+    """`_links/<repository>/_/<algorithm>-<hex>`: a blob was pushed or mounted there."""
+    return f"_links/{repository}/_/{digest.algorithm}-{digest.hex}"
+
+
 def manifests(repository: str) -> str:
     """The prefix of all tags and digests of `repository`, and of nested repositories too."""
     return f"manifests/{repository}/"

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
+from xml.sax.saxutils import escape
 
 from epoch.config import S3Settings
 from epoch.store.base import Multipart, ObjectInfo, ObjectReader, Part, StoreError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _CONTENT_TYPE: Final = "application/octet-stream"
 """Of every object, as the Go server has it; what is served comes from the manifest's JSON."""
+
+_XML: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 _CONFLICTS: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 """A conditional write has failed: somebody else's object is there, or is just being written."""
@@ -208,13 +211,14 @@ class S3Store:
                 return None
             return await self._has(upload.key, size) or None
 
-        listed = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
-        await self._calls.call(
-            f"complete {upload.key}",
-            "complete_multipart_upload",
-            {**self._in(upload), "MultipartUpload": {"Parts": listed}},
-            silence=self._patience.slow_answer,
-            settled=settled,
+        listed = "".join(
+            f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>"
+            for part in parts
+        )
+        body = f'<CompleteMultipartUpload xmlns="{_XML}">{listed}</CompleteMultipartUpload>'
+        key = self._settings.prefix + upload.key
+        await self._calls.complete(
+            f"complete {upload.key}", key, upload.upload_id, body.encode(), settled
         )
 
     async def abort_multipart(self, upload: Multipart) -> None:

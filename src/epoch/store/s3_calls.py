@@ -15,7 +15,7 @@ from epoch.store.s3_errors import Failure
 from epoch.store.s3_http import HttpSession
 from epoch.store.s3_part import PartBody
 from epoch.store.s3_retry import ATTEMPTS, Failed, Retrier
-from epoch.store.s3_sign import PartSigner
+from epoch.store.s3_sign import Signer
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -47,7 +47,7 @@ class Calls:
         self._opening = asyncio.Lock()
         self._opened: Any = None
         self._retrier = Retrier()
-        self._signer: PartSigner | None = None
+        self._signer: Signer | None = None
         self.succeeded = float("-inf")
         """When a call last succeeded, in seconds of the monotonic clock."""
 
@@ -139,27 +139,52 @@ class Calls:
     ) -> tuple[int, str]:
         """UploadPart, signed by ourselves. `key` with the prefix. Returns the size and the etag;
         the same holds for `data` as in `send`."""
-        client = await self.client()
-        signer = self._signer
-        if signer is None:
-            signer = self._signer = await self._make_signer(client)
-        # Not public, but the one way to the connections and settings that the client uses.
-        session: HttpSession = client._endpoint.http_session
+        signer, session = await self._by_ourselves()
 
         async def request(body: PartBody, size: int) -> str:
-            url, headers = signer.request(key, upload_id, number)
+            url, headers = signer.part(key, upload_id, number)
             return await session.put_part(url, headers, body, size)
 
         return await self._send(operation, request, data)
 
-    async def _make_signer(self, client: Any) -> PartSigner:
+    async def complete(
+        self,
+        operation: str,
+        key: str,
+        upload_id: str,
+        body: bytes,
+        settled: Callable[[Failure], Awaitable[Any]],
+    ) -> None:
+        """CompleteMultipartUpload, signed by ourselves. `key` with the prefix; `body`: the list of
+        parts; `settled`: see `Retrier.run`."""
+        signer, session = await self._by_ourselves()
+
+        async def attempt() -> bool:
+            url, headers = signer.complete(key, upload_id, body)
+            async with asyncio.timeout(self._patience.slow_answer):
+                await session.complete(url, headers, body)
+            return True
+
+        try:
+            await self._run(attempt, settled=settled)
+        except Failed as failed:
+            raise failed.failure.error(operation) from failed
+
+    async def _by_ourselves(self) -> tuple[Signer, HttpSession]:
+        client = await self.client()
+        if self._signer is None:
+            self._signer = await self._make_signer(client)
+        # Not public, but the one way to the connections and settings that the client uses.
+        return self._signer, client._endpoint.http_session
+
+    async def _make_signer(self, client: Any) -> Signer:
         # The client knows how this bucket is addressed: by path, or as a host.
         name = "key"
         address = {"Bucket": self._settings.bucket, "Key": name}
         url: str = await client.generate_presigned_url("get_object", Params=address)
         base = url.partition("?")[0].removesuffix(name)
         settings = self._settings
-        return PartSigner(base, settings.access_key, settings.secret_key, client.meta.region_name)
+        return Signer(base, settings.access_key, settings.secret_key, client.meta.region_name)
 
     async def _send(
         self,

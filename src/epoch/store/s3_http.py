@@ -81,28 +81,37 @@ class HttpSession:
     ) -> str:
         """Send an UploadPart that is signed already; its etag. ClientError where it is refused,
         as aiobotocore would raise it."""
+        sized = {**headers, "Content-Length": str(size)}
+        status, etag, text = await self._signed("PUT", url, sized, body)
+        if status != 200 or etag is None:
+            raise _refused("UploadPart", status, text)
+        return etag
+
+    async def complete(self, url: str, headers: dict[str, str], body: bytes) -> None:
+        """Send a CompleteMultipartUpload that is signed already. ClientError where it is refused,
+        also where that is told behind a 200 (Amazon S3, "CompleteMultipartUpload")."""
+        status, _, text = await self._signed("POST", url, headers, body)
+        if status != 200:
+            raise _refused("CompleteMultipartUpload", status, text)
+        if b"<CompleteMultipartUploadResult" not in text:
+            raise _refused("CompleteMultipartUpload", 500, text)
+
+    async def _signed(
+        self, method: str, url: str, headers: dict[str, str], body: aiohttp.Payload | bytes
+    ) -> tuple[int, str | None, bytes]:
         if self._session is None:
             raise RuntimeError("the session is not open")
         target = URL(url, encoded=True)
-        async with self._session.put(
+        async with self._session.request(
+            method,
             target,
             data=body,
-            headers={**headers, "Content-Length": str(size), "User-Agent": USER_AGENT},
+            headers={**headers, "User-Agent": USER_AGENT},
             allow_redirects=False,
             proxy=self._proxies.get(target.scheme),
         ) as response:
             text = await response.read()
-            etag = response.headers.get("ETag")
-            if response.status == 200 and etag is not None:
-                return etag
-            code = _CODE.search(text)
-            raise ClientError(
-                {
-                    "Error": {"Code": code[1].decode() if code else str(response.status)},
-                    "ResponseMetadata": {"HTTPStatusCode": response.status},
-                },
-                "UploadPart",
-            )
+            return response.status, response.headers.get("ETag"), text
 
     async def send(self, request: Any) -> AioAWSResponse:
         """Send a botocore `AWSPreparedRequest`; the body of the answer is read unless streamed."""
@@ -132,3 +141,14 @@ class HttpSession:
             # the connection open. Before an XML declaration, botocore takes it for an error.
             answer._content = (await response.read()).lstrip()
         return answer
+
+
+def _refused(operation: str, status: int, text: bytes) -> ClientError:
+    code = _CODE.search(text)
+    return ClientError(
+        {
+            "Error": {"Code": code[1].decode() if code else str(status)},
+            "ResponseMetadata": {"HTTPStatusCode": status},
+        },
+        operation,
+    )

@@ -1,8 +1,10 @@
-"""Signature Version 4 of the one request that is sent a thousand times a push: UploadPart.
+"""Signature Version 4 of the two requests whose cost grows with a push: each part, and the list of
+all parts at its end.
 
-aiobotocore builds, signs and parses every request anew for about 0.75 ms of CPU; for a part that
-is 4 % of a whole push. Here only what differs from part to part is computed. All other requests
-stay with aiobotocore. Source: Amazon S3, "Authenticating Requests (AWS Signature Version 4)".
+aiobotocore builds, signs and parses every request anew for about 0.75 ms of CPU: for a part that
+is 4 % of a whole push, and the list takes it 22 us per part, in which nobody else is served. All
+other requests stay with aiobotocore. Source: Amazon S3, "Authenticating Requests (AWS Signature
+Version 4)".
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import time
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
+UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 _SIGNED: Final = "host;x-amz-content-sha256;x-amz-date"
 
 
-class PartSigner:
-    """Requests for the parts of objects below one URL."""
+class Signer:
+    """Requests of multipart uploads to the objects below one URL."""
 
     def __init__(self, base_url: str, access_key: str, secret_key: str, region: str) -> None:
         """`base_url`: of the bucket, with a final slash, without a query. No `secret_key`:
@@ -33,12 +35,22 @@ class PartSigner:
         self._day = ""
         self._day_key = b""
 
-    def request(
+    def part(
         self, key: str, upload_id: str, number: int, now: float | None = None
     ) -> tuple[str, dict[str, str]]:
         """The URL of part `number`, and the header fields that sign it at Unix time `now`."""
+        query = f"partNumber={number}&uploadId={_quoted(upload_id)}"
+        return self._request("PUT", key, query, UNSIGNED, now)
+
+    def complete(self, key: str, upload_id: str, body: bytes) -> tuple[str, dict[str, str]]:
+        """The URL to complete an upload, and the header fields that sign that and the body."""
+        query = f"uploadId={_quoted(upload_id)}"
+        return self._request("POST", key, query, hashlib.sha256(body).hexdigest(), None)
+
+    def _request(
+        self, method: str, key: str, query: str, payload: str, now: float | None
+    ) -> tuple[str, dict[str, str]]:
         path = self._path + quote(key, safe="/-_.~")
-        query = f"partNumber={number}&uploadId={quote(upload_id, safe='-_.~')}"
         url = f"{self._origin}{path}?{query}"
         if not self._secret_key:
             return url, {"Host": self._host}
@@ -46,8 +58,8 @@ class PartSigner:
         day = stamp[:8]
         scope = f"{day}/{self._region}/s3/aws4_request"
         canonical = (
-            f"PUT\n{path}\n{query}\nhost:{self._host}\nx-amz-content-sha256:{_PAYLOAD}\n"
-            f"x-amz-date:{stamp}\n\n{_SIGNED}\n{_PAYLOAD}"
+            f"{method}\n{path}\n{query}\nhost:{self._host}\nx-amz-content-sha256:{payload}\n"
+            f"x-amz-date:{stamp}\n\n{_SIGNED}\n{payload}"
         )
         hashed = hashlib.sha256(canonical.encode()).hexdigest()
         to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashed}"
@@ -55,7 +67,7 @@ class PartSigner:
         return url, {
             "Host": self._host,
             "x-amz-date": stamp,
-            "x-amz-content-sha256": _PAYLOAD,
+            "x-amz-content-sha256": payload,
             "Authorization": (
                 f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope}, "
                 f"SignedHeaders={_SIGNED}, Signature={signature}"
@@ -70,3 +82,7 @@ class PartSigner:
                 key = hmac.digest(key, step.encode(), "sha256")
             self._day, self._day_key = day, key
         return self._day_key
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="-_.~")
