@@ -29,6 +29,7 @@ from epoch.registry.garbage.report import Progress
 from epoch.registry.garbage.report import Report as Report
 from epoch.registry.garbage.schedule import Schedule
 from epoch.registry.manifests import Manifests
+from epoch.registry.membership import Membership
 from epoch.registry.presence import References
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import Tags
@@ -52,12 +53,18 @@ class App:
         """The metrics of all processes that share the port, where there are others."""
         self.guard = Guard(settings.auth)
         pins = Pins(store, times)
-        self._uploads = uploads = Uploads(store, settings.upload, pins)
+        membership = Membership(store)
+        link = membership.add if self.guard.limits_pulls else None
+        uploads = Uploads(store, settings.upload, membership.has, link, pins)
+        self._uploads = uploads
         self._dashboard = Dashboard(store)
         references, referrers, catalog = References(store), Referrers(store), Catalog(store)
-        downloads = Downloads(store, references.holds, redirect=settings.store.redirect, pins=pins)
+        downloads = Downloads(
+            store, references.holds, membership.has, redirect=settings.store.redirect, pins=pins
+        )
+        max_manifest = settings.http.max_manifest
         manifests = Manifests(
-            store, referrers, catalog, self._dashboard, settings.http.max_manifest, pins
+            store, referrers, catalog, self._dashboard, max_manifest, pins, membership
         )
         tags = Tags(store, catalog)
         self._schedule = Schedule(_collector(settings, store), settings.garbage.interval)

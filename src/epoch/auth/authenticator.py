@@ -83,7 +83,7 @@ class Authenticator:
             raise Rejected("the token is invalid or has expired", token=True) from None
         if self._issued_tokens is not None:
             # What another service grants is its business alone.
-            return Identity(token.subject or "unnamed", OPEN, token.grants)
+            return Identity(token.subject or "unnamed", OPEN, token.grants, is_foreign=True)
         if token.subject != ANONYMOUS and not (self.users and self.users.has(token.subject)):
             raise Rejected("the user of the token is gone", token=True)
         return Identity(token.subject, self._policy(), token.grants)

@@ -32,6 +32,8 @@ class Guard:
     def __init__(self, settings: AuthSettings) -> None:
         self._rules = Watched(settings.access, policies.parse) if settings.access else None
         self._default = _default(settings)
+        self.limits_pulls: Final = bool(settings.access or settings.token_issuer)
+        """Whether there can be callers who may pull from some repositories and not from others."""
         self._who = Authenticator(settings, self._policy)
         service = settings.token_audience or SERVICE
         self._challenge = Challenge(_kind(settings), settings, service)

@@ -19,11 +19,20 @@ class Identity:
     grants: Grants | None = None
     """What the token is good for; None where no token limits anything."""
 
+    is_foreign: bool = False
+    """Whether another service issued the token: then nothing else says what the user may."""
+
     def may(self, action: str, repository: str) -> bool:
         """See `epoch.http.message.Caller`."""
         if self.grants is not None and not self.grants.allow(action, repository):
             return False
         return self.policy.allows(self.user, action, repository)
+
+    @property
+    def sees_all(self) -> bool:
+        """See `epoch.http.message.Caller`. A token of ours counts as its user, who can have one
+        for any other repository as well."""
+        return not self.is_foreign and self.policy.pulls_everywhere(self.user)
 
     def may_list(self) -> bool:
         """Whether the catalog may be asked for."""

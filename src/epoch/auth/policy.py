@@ -19,6 +19,7 @@ ANONYMOUS: Final = ""
 
 _GLOB = re.compile(r"[a-z0-9._*-]+(?:/[a-z0-9._*-]+)*")
 _WILDCARD = re.compile(r"\*+")
+_ANYTHING: Final = ".*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,11 @@ class Rule:
             or (AUTHENTICATED in self.users and user != ANONYMOUS)
         )
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether one of its patterns is `**`."""
+        return _ANYTHING in self.repositories.pattern.split("|")
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -53,6 +59,13 @@ class Policy:
             for rule in self.rules
         )
 
+    def pulls_everywhere(self, user: str) -> bool:
+        """Whether one rule lets `user` pull from all repositories."""
+        return any(
+            "pull" in rule.actions and rule.is_everywhere and rule.is_for(user)
+            for rule in self.rules
+        )
+
     def lists(self, user: str) -> bool:
         """Whether `user` may ask for the catalog; what it shows is what the user may pull."""
         return user != ANONYMOUS or any(rule.is_for(ANONYMOUS) for rule in self.rules)
@@ -64,7 +77,10 @@ def glob(pattern: str) -> re.Pattern[str]:
         raise ValueError(f"{pattern!r} is not a pattern of repository names")
     parts, at = [], 0
     for found in _WILDCARD.finditer(pattern):
-        parts += [re.escape(pattern[at : found.start()]), "[^/]*" if len(found[0]) == 1 else ".*"]
+        parts += [
+            re.escape(pattern[at : found.start()]),
+            "[^/]*" if len(found[0]) == 1 else _ANYTHING,
+        ]
         at = found.end()
     return re.compile("".join([*parts, re.escape(pattern[at:])]))
 

@@ -20,21 +20,25 @@ REDIRECT_SECONDS: Final = 1200
 
 
 class Blobs:
-    """GET, HEAD and DELETE of blobs. They are shared by all repositories, as in the Go server."""
+    """GET, HEAD and DELETE of blobs. They are stored once for all repositories, as in the Go
+    server; who may not pull everywhere sees only those that belong to the one it names."""
 
     def __init__(
         self,
         store: Store,
         is_referenced: Callable[[Digest], Awaitable[bool]],
+        belongs: Callable[[str, Digest], Awaitable[bool]],
         *,
         redirect: bool = False,
         pins: Pins | None = None,
     ) -> None:
-        """`is_referenced`: whether a manifest of any repository needs a blob. `redirect`: answer
-        GET with 307 to the store itself, where it can presign."""
+        """`is_referenced`: whether a manifest of any repository needs a blob. `belongs`: whether a
+        blob may be read through a repository by who may not pull everywhere. `redirect`: answer GET
+        with 307 to the store itself, where it can presign."""
         self._store = store
         self._pins = pins or Pins(store)
         self._is_referenced = is_referenced
+        self._belongs = belongs
         self._redirect = redirect
 
     async def get(self, request: Request, name: str, reference: str) -> Response:
@@ -44,6 +48,7 @@ class Blobs:
         """
         check_name(name)
         digest = _parse(reference)
+        await self._check_visible(request, name, digest)
         key, etag = keys.blob(digest), f'"{digest}"'
         is_get = request.method == "GET"
         span = None
@@ -63,7 +68,7 @@ class Blobs:
                 return await self._part(digest, etag, span, info.size)
         return _whole(digest, etag, _known(await Stored.open(self._store, key)))
 
-    async def delete(self, _request: Request, name: str, reference: str) -> Response:
+    async def delete(self, request: Request, name: str, reference: str) -> Response:
         """Delete a blob that no manifest needs: 202; or BLOB_UNKNOWN, or UNSUPPORTED (405).
 
         Blobs are shared, so a blob that a manifest of any repository names stays. That is found
@@ -71,6 +76,7 @@ class Blobs:
         """
         check_name(name)
         digest = Digest.parse(reference)
+        await self._check_visible(request, name, digest)
         key = keys.blob(digest)
         _known(await self._store.head(key))
         if await self._is_referenced(digest):
@@ -81,6 +87,11 @@ class Blobs:
             )
         await self._store.delete(key)
         return Response(202)
+
+    async def _check_visible(self, request: Request, name: str, digest: Digest) -> None:
+        """BLOB_UNKNOWN, as for a blob that is not here, where the caller may not know of it."""
+        if not request.caller.sees_all and not await self._belongs(name, digest):
+            raise RegistryError(Code.BLOB_UNKNOWN)
 
     async def _part(self, digest: Digest, etag: str, span: tuple[int, int], size: int) -> Response:
         body = _known(await Stored.open(self._store, keys.blob(digest), span))

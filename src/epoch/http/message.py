@@ -95,11 +95,20 @@ class Caller(Protocol):
     def may(self, action: str, repository: str) -> bool:
         """Whether the caller may `pull`, `push` or `delete` there."""
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether the caller may pull everywhere, so that no blob is to be hidden from it."""
+
 
 class Anybody:
     """The caller where nothing has been decided: may do everything."""
 
     def may(self, action: str, repository: str) -> bool:  # noqa: ARG002 - see `Caller`
+        """See `Caller`."""
+        return True
+
+    @property
+    def sees_all(self) -> bool:
         """See `Caller`."""
         return True
 

@@ -9,6 +9,7 @@ from epoch.registry import document, listing
 from epoch.registry.catalog import Catalog
 from epoch.registry.dashboard import Dashboard
 from epoch.registry.document import Document
+from epoch.registry.membership import Membership
 from epoch.registry.presence import check_present
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import TagForms, digest_of_tagged
@@ -34,10 +35,12 @@ class Manifests:
         dashboard: Dashboard,
         max_size: int,
         pins: Pins | None = None,
+        membership: Membership | None = None,
     ) -> None:
         """`max_size`: the most bytes of a manifest that is pushed."""
         self._store = store
         self._pins = pins or Pins(store)
+        self._membership = membership or Membership(store)
         self._referrers = referrers
         self._catalog = catalog
         self._dashboard = dashboard
@@ -61,7 +64,11 @@ class Manifests:
         if isinstance(asked, Digest) and digest != asked:
             raise RegistryError(Code.DIGEST_INVALID, "the manifest does not have this digest")
         found = document.parse(data, request.headers.get("content-type"))
-        await check_present(self._store, self._pins, repository, found)
+        strangers: set[Digest] = set()
+        if not request.caller.sees_all:
+            # Else a manifest would open the blobs of others to whoever pushes it.
+            strangers = await self._membership.strangers(repository, found.blobs)
+        await check_present(self._store, self._pins, repository, found, strangers)
         await self._write(repository, digest, tags, data, found)
         headers = [
             ("Location", f"/v2/{repository}/manifests/{digest}"),

@@ -1,5 +1,6 @@
 """Whether what a manifest refers to is here, and whether a blob is referred to at all."""
 
+from collections.abc import Container
 from typing import Final
 
 from epoch.concurrently import for_each
@@ -14,15 +15,23 @@ MAX_NAMED: Final = 100
 """Missing digests that an error names."""
 
 
-async def check_present(store: Store, pins: Pins, repository: str, found: Document) -> None:
+async def check_present(
+    store: Store,
+    pins: Pins,
+    repository: str,
+    found: Document,
+    strangers: Container[Digest] = (),
+) -> None:
     """Raise MANIFEST_BLOB_UNKNOWN, with the missing digests as its detail, unless every blob and
-    child manifest of a manifest is here. The subject may be missing.
+    child manifest of a manifest is here. The subject may be missing. `strangers`: blobs that are
+    to be taken as missing.
 
     The blobs stay here until the manifest is written, if that is done at once.
     """
 
     async def missing_blob(digest: Digest) -> str | None:
-        return str(digest) if await pins.rely(digest) is None else None
+        is_here = digest not in strangers and await pins.rely(digest) is not None
+        return None if is_here else str(digest)
 
     async def missing_child(digest: Digest) -> str | None:
         key = keys.manifest_by_digest(repository, digest)

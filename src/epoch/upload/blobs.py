@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from epoch.config import UploadSettings
@@ -23,7 +24,18 @@ IGNORED_BODY: Final = 65536
 class Blobs:
     """`PUT blobs/<digest>`, `POST blobs/uploads/`, and all of `blobs/uploads/<session>`."""
 
-    def __init__(self, store: Store, settings: UploadSettings, pins: Pins | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: UploadSettings,
+        belongs: Callable[[str, Digest], Awaitable[bool]],
+        link: Callable[[str, Digest], Awaitable[None]] | None = None,
+        pins: Pins | None = None,
+    ) -> None:
+        """`belongs`: whether a blob may be mounted from a repository by who may not pull
+        everywhere. `link`: notes that a blob was pushed to one; None where nobody is to ask."""
+        self._belongs = belongs
+        self._link = link
         self._pushes = Pushes(store, settings, pins)
         self._chunked = Chunked(self._pushes, Sessions(store))
 
@@ -74,7 +86,9 @@ class Blobs:
         if text is None:
             raise RegistryError(Code.DIGEST_INVALID, "the closing PUT needs ?digest=<digest>")
         digest = Digest.parse(text)
-        return await self._chunked.close(request, name, session, digest)
+        response = await self._chunked.close(request, name, session, digest)
+        await self._note(name, digest)
+        return response
 
     async def cancel(self, _request: Request, name: str, session: str) -> Response:
         """`DELETE blobs/uploads/<session>`: give up."""
@@ -87,6 +101,7 @@ class Blobs:
     async def _push(self, request: Request, name: str, digest: Digest) -> Response:
         _check_framing(request, digest)
         await self._pushes.push(request.body, digest)
+        await self._note(name, digest)
         return _created(name, digest)
 
     async def _mount(self, request: Request, name: str, mount: str) -> Response | None:
@@ -99,10 +114,17 @@ class Blobs:
             return None
         if not is_name(source) or not request.caller.may("pull", source):
             return None
+        if not request.caller.sees_all and not await self._belongs(source, digest):
+            return None
         if await self._pushes.pins.rely(digest) is None:
             return None
         await request.body.read(IGNORED_BODY)
+        await self._note(name, digest)
         return _created(name, digest)
+
+    async def _note(self, name: str, digest: Digest) -> None:
+        if self._link is not None:
+            await self._link(name, digest)
 
 
 def _created(name: str, digest: Digest) -> Response:

@@ -17,6 +17,7 @@ from epoch.http.message import BodySink, BodyStream, Flow, Request, Response
 from epoch.registry.catalog import Catalog
 from epoch.registry.dashboard import Dashboard
 from epoch.registry.manifests import Manifests
+from epoch.registry.membership import Membership
 from epoch.registry.presence import References
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import Tags
@@ -58,7 +59,8 @@ class House:
         self.dashboard = Dashboard(store)
         self.manifests = Manifests(store, self.referrers, self.catalog, self.dashboard, 4096)
         self.tags = Tags(store, self.catalog)
-        self.blobs = Blobs(store, References(store).holds)
+        self.membership = Membership(store)
+        self.blobs = Blobs(store, References(store).holds, self.membership.has)
 
     def request(
         self,

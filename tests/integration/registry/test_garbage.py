@@ -340,3 +340,30 @@ async def test_it_can_be_stopped(aged: Aged, old_house: House, monkeypatch: Any)
     report = await collector.collect(stop_at_second)
     assert report.removed_blobs == 1
     assert await all_keys(aged, SWEEPS) == []
+
+
+async def test_links_go_with_their_blobs(aged: Aged, old_house: House) -> None:
+    kept = await old_house.image(b"kept")
+    await old_house.push(REPO, kept, "v1")
+    gone = [await old_house.push_blob(b"gone", algorithm) for algorithm in ("sha256", "sha512")]
+    for digest in (Digest.of(b"kept"), *gone):
+        await old_house.membership.add(REPO, digest)
+        await old_house.membership.add("nested/" + REPO, digest)
+    await age_all(aged)
+    lost = Digest.of(b"lost")
+    await old_house.membership.add(REPO, lost)
+    before = await all_keys(aged, "_links/")
+    assert (await collect(aged, dry_run=True)).entries == 0
+    assert await all_keys(aged, "_links/") == before
+    report = await collect(aged)
+    assert (report.removed_blobs, report.entries) == (2, 4)
+    assert sorted(await all_keys(aged, "_links/")) == sorted(
+        [
+            keys.link(REPO, Digest.of(b"kept")),
+            keys.link("nested/" + REPO, Digest.of(b"kept")),
+            keys.link(REPO, lost),  # young: its blob may be about to come again
+        ]
+    )
+    await age_all(aged)
+    assert (await collect(aged, dry_run=True)).entries == 1
+    assert (await collect(aged)).entries == 1

@@ -1,8 +1,9 @@
 """One garbage collection, from the first look to the last deletion.
 
 Removed are: blobs that no manifest of any repository names, expired upload sessions, multipart
-uploads that were left behind, entries of indexes whose manifest is gone, and the collection's own
-old notes. Manifests are never removed: untagged ones can be pulled by digest, and are the user's.
+uploads that were left behind, entries of indexes whose manifest is gone, links whose blob is gone,
+and the collection's own old notes. Manifests are never removed: untagged ones can be pulled by
+digest, and are the user's.
 
 It runs beside pushes, pulls and deletions, of any number of processes, and beside other
 collections: `epoch.store.pins` says why nothing that is needed is lost. What cannot be read stops
@@ -21,6 +22,7 @@ from typing import Final
 from epoch.concurrently import for_each
 from epoch.registry.garbage.blobs import Blobs
 from epoch.registry.garbage.index import Index
+from epoch.registry.garbage.links import collect_links
 from epoch.registry.garbage.named import Named
 from epoch.registry.garbage.report import Progress, Report
 from epoch.registry.garbage.uploads import collect_uploads
@@ -81,6 +83,10 @@ class Collector:
         await self._blobs.collect(tell, dry_run=dry_run, stopped=lambda: self._stopped)
         if not self._stopped:
             await Index(self._store, named, report, self._min_age).collect(tell, dry_run=dry_run)
+        if not self._stopped:
+            await collect_links(
+                self._store, named, report, tell, min_age=self._min_age, dry_run=dry_run
+            )
         if not self._stopped:
             await collect_uploads(
                 self._store, report, tell, lifetime=self._lifetime, dry_run=dry_run
