@@ -232,6 +232,14 @@ def test_a_short_token_key_is_refused(tmp_path: Path) -> None:
         own_tokens(AuthSettings(registry_token="t", token_key=tmp_path / "nothing"))
 
 
+def test_a_token_key_may_be_any_bytes(tmp_path: Path) -> None:
+    key = b"\n" + b"k" * 30 + b" "
+    (tmp_path / "key").write_bytes(key)
+    tokens = own_tokens(AuthSettings(registry_token="t", token_key=tmp_path / "key"))
+    assert tokens is not None
+    assert OwnTokens(key).verify(tokens.issue("alice", Grants())[0]).subject == "alice"
+
+
 def private_pem(key: Any) -> bytes:
     pem: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return pem

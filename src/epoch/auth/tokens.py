@@ -146,7 +146,7 @@ def _check_times(claims: Mapping[str, Any]) -> None:
 
 def _read_secret(path: Path) -> bytes:
     try:
-        secret = path.read_bytes().strip()
+        secret = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"cannot read the token key {path}: {error.strerror}") from None
     if len(secret) < MIN_TOKEN_KEY:
