@@ -118,3 +118,22 @@ RULE = '[[rule]]\nusers = ["a"]\nrepositories = ["b"]\nactions = ["pull"]\n'
 def test_rules_that_cannot_be_meant_are_refused(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         parse(text.encode("latin-1"))
+
+
+def test_who_pulls_everywhere() -> None:
+    def rules(*patterns: str, action: str = "pull") -> bool:
+        text = f"[[rule]]\nusers=['alice']\nrepositories={list(patterns)}\nactions=['{action}']"
+        policy = parse(text.encode())
+        assert not policy.pulls_everywhere("bob")
+        assert not policy.pulls_everywhere(ANONYMOUS)
+        return policy.pulls_everywhere("alice")
+
+    assert rules("**")
+    assert rules("team/*", "**", action="push")
+    assert not rules("**", action="delete")
+    assert not rules("*", "*/**", "**/x")
+    assert OPEN.pulls_everywhere(ANONYMOUS)
+    assert PULL_IS_OPEN.pulls_everywhere(ANONYMOUS)
+    assert USERS_ONLY.pulls_everywhere("alice")
+    assert not USERS_ONLY.pulls_everywhere(ANONYMOUS)
+    assert not parse(b"").pulls_everywhere("alice")
