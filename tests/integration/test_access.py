@@ -293,7 +293,8 @@ async def test_a_mount_needs_to_read_the_source(
     more = '\n[[rule]]\nusers = ["bob"]\nrepositories = ["bob/**"]\nactions = ["push"]\n'
     (tmp_path / "access.toml").write_text(RULES + more)
     port = start_server(variables).port
-    await push(port, "private/x", basic("alice", PASSWORDS["alice"]))
+    for repository in REPOSITORIES:
+        await push(port, repository, basic("alice", PASSWORDS["alice"]))
     for source, status in (("private/x", 202), ("team/x", 201), ("public/x", 201)):
         path = f"/v2/bob/x/blobs/uploads/?mount={DIGEST}&from={source}"
         answer = await request(port, "POST", path, b"", basic("bob", PASSWORDS["bob"]))
