@@ -22,6 +22,7 @@ from tests.tools.fixtures import open_place
 from tests.tools.running import PART
 
 SECONDS = 20.0
+ENOUGH = 10  # blobs collected
 TIMES = Times(young=1.0, view=0.1, announce=0.2, poll=0.02, valid=60)
 MIN_AGE = 5.0
 """`TIMES.young`, a second that S3 rounds off, and three for the slowest request."""
@@ -40,7 +41,9 @@ class Crowd:
         self.pushes = self.retries = self.pulls = self.deletions = self.removed = 0
 
     def over(self) -> bool:
-        return time.monotonic() > self.until
+        # A slow machine gets the time to collect what the test is about.
+        late = time.monotonic() - self.until
+        return late > 0 and (self.removed > ENOUGH or late > 2 * SECONDS)
 
     async def push(self, seed: int) -> None:
         rng = random.Random(seed)
@@ -159,7 +162,7 @@ async def test_collection_without_end(place: S3Settings | Path) -> None:
         await app.close()
     print(vars(crowd) | {"blobs": "", "pushed": len(crowd.pushed)})
     assert min(crowd.pushes, crowd.pulls, crowd.deletions) > 50
-    assert crowd.removed > 10
+    assert crowd.removed > ENOUGH
     assert crowd.retries <= crowd.pushes / 10
 
 

@@ -27,6 +27,11 @@ _ID_BYTES, _TIME_BYTES, _MAC_BYTES = 16, 4, 16
 _LINEAGE: Final = 16
 """Generations that may follow within the blink in which a request looks whether it has won."""
 
+CLOSING_LOOKS: Final = 10
+CLOSING_PAUSE: Final = 0.1
+"""How often, and after how many seconds each, to look whether another process has completed what
+we could not."""
+
 
 class Held:
     """A session that one request writes to."""
@@ -106,10 +111,13 @@ class Sessions:
         try:
             yield held
         except StoreError:
-            # Another process may have removed what this request needed.
-            newest = await self.newest(held.now)
-            if (newest.nonce if newest else "") != held.now.nonce:
-                raise _lost(newest) from None
+            # Another process may have removed what this request needed; where both complete the
+            # session, before it could say so.
+            for _ in range(CLOSING_LOOKS if held.now.closing else 1):
+                newest = await self.newest(held.now)
+                if (newest.nonce if newest else "") != held.now.nonce:
+                    raise _lost(newest) from None
+                await asyncio.sleep(CLOSING_PAUSE)
             raise
         finally:
             self._busy.discard(session.id)
