@@ -29,8 +29,8 @@ _LINEAGE: Final = 16
 
 CLOSING_LOOKS: Final = 10
 CLOSING_PAUSE: Final = 0.1
-"""How often, and after how many seconds each, to look whether another process has completed what
-we could not."""
+"""How often, and how many seconds apart, to look whether another process has completed what we
+could not."""
 
 
 class Held:
@@ -113,11 +113,12 @@ class Sessions:
         except StoreError:
             # Another process may have removed what this request needed; where both complete the
             # session, before it could say so.
-            for _ in range(CLOSING_LOOKS if held.now.closing else 1):
+            for look in range(CLOSING_LOOKS if held.now.closing else 1):
+                if look:
+                    await asyncio.sleep(CLOSING_PAUSE)
                 newest = await self.newest(held.now)
                 if (newest.nonce if newest else "") != held.now.nonce:
                     raise _lost(newest) from None
-                await asyncio.sleep(CLOSING_PAUSE)
             raise
         finally:
             self._busy.discard(session.id)
