@@ -15,6 +15,7 @@ import pytest
 
 from epoch._fastio import Pool
 from epoch.config import S3Settings
+from epoch.metrics import metrics
 from epoch.store.base import Multipart, Part, StoreError
 from epoch.store.s3 import S3Store
 from epoch.store.s3_calls import Patience
@@ -128,6 +129,7 @@ TRANSIENT = {
 
 @pytest.mark.parametrize("fault", TRANSIENT.values(), ids=TRANSIENT.keys())
 async def test_part_is_sent_again(fault: Script) -> None:
+    retries = metrics.part_retries
     data = noise(6_000_000)
     async with stubbed(first(1, fault)) as (store, stub):
         part = await store.put_part(UPLOAD, 3, 0, data)
@@ -136,6 +138,7 @@ async def test_part_is_sent_again(fault: Script) -> None:
     assert len(stub.calls) == 2
     assert stub.calls[1].received == data
     assert data.startswith(stub.calls[0].received)
+    assert metrics.part_retries == retries + 1
 
 
 @pytest.mark.parametrize("read", [0, 1_000_000])

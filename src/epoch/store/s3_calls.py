@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from epoch.config import S3Settings
+from epoch.metrics import metrics
 from epoch.store.s3_client import open_client
 from epoch.store.s3_errors import Failure
 from epoch.store.s3_http import HttpSession
@@ -140,8 +141,12 @@ class Calls:
         """UploadPart, signed by ourselves. `key` with the prefix. Returns the size and the etag;
         the same holds for `data` as in `send`."""
         signer, session = await self._by_ourselves()
+        again = False
 
         async def request(body: PartBody, size: int) -> str:
+            nonlocal again
+            metrics.part_retries += again
+            again = True
             url, headers = signer.part(key, upload_id, number)
             return await session.put_part(url, headers, body, size)
 
