@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo test test-slow conformance lint bench bench-core minio-test clients clean
+.PHONY: help setup run demo test test-slow conformance lint bench bench-push bench-core minio-test clients clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,10 @@ lint: $(BUILT) ## Check style, types and the Cython code
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint src/epoch  # it starts pycodestyle by name
 
-bench: $(BUILT) ## Measure whole pushes and pulls, server and client in separate processes
+bench: $(BUILT) ## Measure every target of docs/performance.md (ARGS="--rows push --runs 3")
+	$(BIN)/python bench/table.py $(ARGS)
+
+bench-push: $(BUILT) ## Measure pushes of any kind (ARGS="--scenario sizes"; --help lists them)
 	$(BIN)/python bench/push.py $(ARGS)
 
 bench-core: $(BUILT) ## Measure the core paths, each alone
