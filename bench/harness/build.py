@@ -17,6 +17,9 @@ _PROGRAMS: Final[dict[str, list[Path]]] = {
     "floor": [_SOURCE / "floor.c", _EPOCH / "_sha256.c"],
     "discard_s3": [_SOURCE / "discard_s3.c"],
     "load": [_SOURCE / "load.c"],
+    "relay": [_SOURCE / "relay.c"],
+    "pull": [_SOURCE / "pull.c"],
+    "requests": [_SOURCE / "requests.c"],
 }
 _HEADERS: Final = [_SOURCE / "net.h", _EPOCH / "_sha256.h"]
 

@@ -4,8 +4,9 @@ import json
 import os
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from bench.harness.blobs import MIB
@@ -49,6 +50,26 @@ def start_floor(store_port: int, tuning: Tuning) -> Process:
 
 
 def start_epoch(store_port: int, tuning: Tuning) -> Process:
+    """`epoch serve` in front of a bucket."""
+    return _serve(
+        {
+            "EPOCH_S3_ENDPOINT": f"127.0.0.1:{store_port}",
+            "EPOCH_S3_ACCESS_KEY": ACCESS_KEY,
+            "EPOCH_S3_SECRET_KEY": SECRET_KEY,
+            "EPOCH_S3_BUCKET": BUCKET,
+            "EPOCH_S3_SECURE": "false",
+            "EPOCH_PART_SIZE": str(tuning.part_size),
+            "EPOCH_BUFFER_BUDGET": str(tuning.budget),
+        }
+    )
+
+
+def start_epoch_on(folder: Path) -> Process:
+    """`epoch serve` over a directory."""
+    return _serve({"EPOCH_DATA_DIR": str(folder)})
+
+
+def _serve(settings: Mapping[str, str]) -> Process:
     """`epoch serve` from this checkout, with the Python that runs this."""
     source = str(BENCH.parent / "src")
     return Process(
@@ -57,13 +78,7 @@ def start_epoch(store_port: int, tuning: Tuning) -> Process:
         env={
             "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
             "EPOCH_S3_ENV_FILE": os.devnull,
-            "EPOCH_S3_ENDPOINT": f"127.0.0.1:{store_port}",
-            "EPOCH_S3_ACCESS_KEY": ACCESS_KEY,
-            "EPOCH_S3_SECRET_KEY": SECRET_KEY,
-            "EPOCH_S3_BUCKET": BUCKET,
-            "EPOCH_S3_SECURE": "false",
-            "EPOCH_PART_SIZE": str(tuning.part_size),
-            "EPOCH_BUFFER_BUDGET": str(tuning.budget),
+            **settings,
         },
     )
 
