@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import uvloop
 
 from epoch import log
+from epoch._fastio import hash_seconds
 from epoch.auth.guard import Guard
 from epoch.config import Settings, SettingsError, StoreSettings
 from epoch.download.blobs import Blobs as Downloads
@@ -69,6 +70,7 @@ class App:
         tags = Tags(store, catalog)
         self._schedule = Schedule(_collector(settings, store), settings.garbage.interval)
         metrics.buffers = self._buffers
+        metrics.hash_seconds = hash_seconds
         self._actions: dict[Endpoint, dict[str, Action]] = {
             Endpoint.PING: {"GET": _ping},
             Endpoint.TOKEN: {

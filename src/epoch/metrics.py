@@ -6,9 +6,10 @@ has a fixed set of values.
 
 from __future__ import annotations
 
+import resource
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from epoch import __version__
 
@@ -21,6 +22,9 @@ PushOutcome = Literal["created", "existing", "digest_invalid", "size_invalid", "
 
 PART_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the buckets of `epoch_part_seconds`."""
+
+Work = Literal["receive", "tls", "hash", "send", "other"]
+"""What CPU time goes to; see `Metrics.cpu`."""
 
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
 
@@ -69,6 +73,13 @@ class Metrics:
         """Multipart uploads that were created and are neither completed nor aborted."""
         self.buffers: Callable[[], Buffers] | None = None
         """Set by the app, asked when rendering."""
+        self.receive_seconds = 0.0
+        """Spent by the kernel to hand over what comes of request bodies over plain HTTP."""
+        self.decrypt_seconds = 0.0
+        """Spent by OpenSSL to decrypt request bodies."""
+        self.hash_seconds: Callable[[], float] = float
+        """Seconds spent hashing. Set by the app, asked when rendering."""
+        self._cpu: dict[Work, float] = dict.fromkeys(get_args(Work), 0.0)  # as last told
 
     def request(self, endpoint: str, method: str, status: int) -> None:
         """Count one answered request. `endpoint`: a name out of a fixed set, such as `BLOB`."""
@@ -81,6 +92,28 @@ class Metrics:
         self.part_bytes += size
         self.part_seconds += seconds
         self.part_buckets[bisect_left(PART_SECONDS, seconds)] += 1
+
+    def cpu(self) -> dict[Work, float]:
+        """CPU seconds of this process so far by what they went to; together they are all of them.
+
+        `receive`, `tls` and `hash` are measured where they happen, with two looks at the clock.
+        uvloop sends when nobody looks, so `send` is what else the kernel did, and `other`, Python
+        above all, what else was done outside of it. getrusage(2) splits user from system time by
+        samples: within a second it is rough, and no figure is let go down.
+        """
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        receive = min(self.receive_seconds, used.ru_stime)
+        hashing = self.hash_seconds()
+        now: dict[Work, float] = {
+            "receive": receive,
+            "tls": self.decrypt_seconds,
+            "hash": hashing,
+            "send": used.ru_stime - receive,
+            "other": used.ru_utime - self.decrypt_seconds - hashing,
+        }
+        for work, seconds in now.items():
+            self._cpu[work] = max(self._cpu[work], seconds)
+        return self._cpu
 
 
 metrics: Final = Metrics()
@@ -123,6 +156,12 @@ class _Collector:
             ("epoch_part_retries", "Calls for a part made once more.", now.part_retries),
         ):
             yield CounterMetricFamily(name, help_text, total)
+        cpu = CounterMetricFamily(
+            "epoch_cpu_seconds", "CPU time by what it went to.", labels=("work",)
+        )
+        for work, seconds in now.cpu().items():
+            cpu.add_metric((work,), seconds)
+        yield cpu
         yield HistogramMetricFamily(
             "epoch_part_seconds",
             "Time until the store took a part, retries included.",

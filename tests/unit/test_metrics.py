@@ -1,6 +1,7 @@
 """The metrics: what is counted is what is rendered, and each is in the table for people."""
 
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,8 @@ def full() -> Metrics:
     source.part_retries += 2
     source.connections += 3
     source.multiparts += 4
+    source.receive_seconds, source.decrypt_seconds = 0.001, 0.002
+    source.hash_seconds = lambda: 0.003
     source.buffers = lambda: Buffers(budget=40, lent=30, kept=20, waiters=10)
     return source
 
@@ -74,6 +77,9 @@ def test_what_is_counted_is_rendered() -> None:
         ("epoch_buffer_lent_bytes", ()): 30,
         ("epoch_buffer_kept_bytes", ()): 20,
         ("epoch_buffer_waiters", ()): 10,
+        ("epoch_cpu_seconds_total", (("work", "receive"),)): 0.001,
+        ("epoch_cpu_seconds_total", (("work", "tls"),)): 0.002,
+        ("epoch_cpu_seconds_total", (("work", "hash"),)): 0.003,
     }
     assert {key: got[key] for key in expected} == expected
 
@@ -82,6 +88,24 @@ def test_fresh_metrics_render() -> None:
     got = samples(Metrics())
     assert got["epoch_part_seconds_count", ()] == 0
     assert ("epoch_buffer_lent_bytes", ()) not in got
+
+
+def test_cpu_seconds_are_all_of_them_and_go_nowhere_but_up() -> None:
+    source = Metrics()
+    source.receive_seconds, source.decrypt_seconds = 1e-9, 2e-9
+    source.hash_seconds = lambda: 3e-9
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    got = dict(source.cpu())
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert (got["receive"], got["tls"], got["hash"]) == (1e-9, 2e-9, 3e-9)
+    total = sum(got.values())
+    assert before.ru_utime + before.ru_stime <= total + 1e-6
+    assert total <= after.ru_utime + after.ru_stime + 1e-6
+    # What had been sending turns out to have been receiving, and to have been hashing: all of it.
+    source.receive_seconds = source.decrypt_seconds = 1e9
+    later = source.cpu()
+    assert all(later[work] >= seconds for work, seconds in got.items())
+    assert later["receive"] <= resource.getrusage(resource.RUSAGE_SELF).ru_stime
 
 
 def test_the_table_for_people_is_complete_and_true() -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import random
 import struct
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epoch._fastio import Pool, Sha256, fill, sha256_blocks, sha256_implementation
+from epoch._fastio import (
+    Pool,
+    Sha256,
+    fill,
+    hash_seconds,
+    sha256_blocks,
+    sha256_implementation,
+)
 
 IMPLEMENTATIONS = [
     name
@@ -254,3 +262,20 @@ def test_hashing_a_part_where_it_lies(pieces: list[bytes]) -> None:
     assert bytes(part) == b"".join(pieces)
     assert running.digest() == hashlib.sha256(b"".join(pieces)).digest()
     part.release()
+
+
+def test_the_time_of_hashing_is_counted() -> None:
+    data, running = bytes(8 << 20), Sha256()
+    before, began = hash_seconds(), time.perf_counter()
+    running.update(data)
+    took = time.perf_counter() - began
+    assert 0.5 * took < hash_seconds() - before <= took
+    part = Pool(len(data)).lend(len(data), len(data), len(data))
+    assert part is not None
+    before = hash_seconds()
+    part.advance_hashed(fill(part, data), running)
+    assert hash_seconds() > before
+    part.release()
+    before = hash_seconds()
+    running.update(bytes(2047))
+    assert hash_seconds() == before

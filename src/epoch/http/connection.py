@@ -71,6 +71,7 @@ class Connection:
         self._reading_paused = False
         self._eof = False
         self._draining = -1  # bytes that may still be dropped, or -1
+        self._asked = 0.0  # when a buffer for the body was given out
         # Per-request state
         self._body: RequestBody | None = None
         self._expects_continue = False
@@ -121,10 +122,9 @@ class Connection:
         """Where the kernel's bytes go. Must not pause, close or abort (uvloop would crash)."""
         body = self._body
         if body is not None and body.reading:
-            if self._service.secure:
-                return TLS_SCRATCH
-            buffer = body.get_buffer()
+            buffer = TLS_SCRATCH if self._service.secure else body.get_buffer()
             if buffer is not None:
+                self._asked = time.perf_counter()
                 return buffer
         return SCRATCH
 
@@ -132,9 +132,13 @@ class Connection:
         """`count` bytes lie in the buffer last given out."""
         body = self._body
         if body is not None and body.reading:
+            # All that happened since was read(2), or SSL_read.
+            seconds = time.perf_counter() - self._asked
             if self._service.secure:
+                metrics.decrypt_seconds += seconds
                 body.feed(bytes(memoryview(TLS_SCRATCH)[:count]))
             else:
+                metrics.receive_seconds += seconds
                 self._stash += body.received(count)
         elif self._draining >= 0:
             self._draining -= count
