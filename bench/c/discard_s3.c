@@ -6,7 +6,7 @@
    zeros. Only what lies below `_uploads/` is known again, and kept if it is small: the state of
    uploads in several requests. --bytes-per-second holds back what is read from all connections together. */
 #define _GNU_SOURCE
-#include "net.h"
+#include "tls.h"
 
 #include <getopt.h>
 
@@ -159,7 +159,7 @@ static int answer(struct connection *c, int status, const char *extra, const cha
                         "%sContent-Length: %zu\r\n\r\n%s",
                         status, status < 300 ? "OK" : "No", extra, strlen(body),
                         c->kind == HEAD ? "" : body);
-    return send(c->fd, text, (size_t)size, MSG_NOSIGNAL) == size;
+    return net_send(c->fd, text, (size_t)size, 0) == size;
 }
 
 static int answer_object(struct connection *c) {
@@ -176,7 +176,7 @@ static int answer_object(struct connection *c) {
             memcpy(text + length, object->data, object->filled);
             length += object->filled;
         }
-        return send(c->fd, text, length, MSG_NOSIGNAL) == (ssize_t)length;
+        return net_send(c->fd, text, length, 0) == (ssize_t)length;
     }
     if (get_size == UINT64_MAX) {
         return c->kind == HEAD ? answer(c, 404, "", "")
@@ -194,7 +194,7 @@ static int answer_object(struct connection *c) {
                          "Content-Range: bytes %lu-%lu/%lu\r\n\r\n",
                          range ? "206 Partial Content" : "200 OK", size, first, last, get_size);
     if (c->kind == GET) c->zeros = size;
-    return send(c->fd, text, (size_t)count, MSG_NOSIGNAL) == count;
+    return net_send(c->fd, text, (size_t)count, 0) == count;
 }
 
 static int answer_stats(struct connection *c) {
@@ -269,7 +269,7 @@ static int begin(struct connection *c, char *end) {
     c->kind = classify(c, method, target);
     c->body = content_length(c->head);
     if (header(c->head, "\r\nexpect:")) {
-        if (send(c->fd, go_on, sizeof go_on - 1, MSG_NOSIGNAL) < 0) return 0;
+        if (net_send(c->fd, go_on, sizeof go_on - 1, 0) < 0) return 0;
     }
     size_t used = (size_t)(end + 4 - c->head), here = c->size - used;
     if (here > c->body) return 0; /* nobody pipelines */
@@ -286,7 +286,7 @@ static int begin(struct connection *c, char *end) {
 
 static int send_zeros(struct connection *c) {
     while (c->zeros) {
-        ssize_t count = send(c->fd, gulp, c->zeros < GULP ? (size_t)c->zeros : GULP, MSG_NOSIGNAL);
+        ssize_t count = net_send(c->fd, gulp, c->zeros < GULP ? (size_t)c->zeros : GULP, 0);
         if (count < 0 && errno != EAGAIN) return 0;
         if (count < 0) {
             watch(epoll, EPOLL_CTL_MOD, c->fd, EPOLLOUT, c);
@@ -300,6 +300,13 @@ static int send_zeros(struct connection *c) {
     return 1;
 }
 
+/* Take bytes and drop them: in the kernel, or once they are decrypted. */
+static ssize_t net_discard(int fd, size_t size) {
+    static char dump[64 << 10];
+    if (!net_speaks_tls(fd)) return recv(fd, gulp, size, MSG_TRUNC);
+    return net_recv(fd, dump, size < sizeof dump ? size : sizeof dump);
+}
+
 /* Go on with a readable (or writable) connection; 0 where it is at its end. */
 static int run(struct connection *c) {
     if (c->zeros) return send_zeros(c);
@@ -307,8 +314,8 @@ static int run(struct connection *c) {
         size_t most = allowance();
         int small = c->object && c->object->size <= KEPT;
         static char kept[KEPT];
-        ssize_t count = small ? recv(c->fd, kept, (size_t)c->body, 0)
-                              : recv(c->fd, gulp, c->body < most ? (size_t)c->body : most, MSG_TRUNC);
+        ssize_t count = small ? net_recv(c->fd, kept, (size_t)c->body)
+                              : net_discard(c->fd, c->body < most ? (size_t)c->body : most);
         if (small && count > 0) fill_object(c->object, kept, (size_t)count);
         if (count < 0) return errno == EAGAIN;
         if (count == 0) return 0;
@@ -316,7 +323,7 @@ static int run(struct connection *c) {
         bytes += (uint64_t)count;
         credit -= (double)count;
     } else {
-        ssize_t count = recv(c->fd, c->head + c->size, HEAD_LIMIT - c->size, 0);
+        ssize_t count = net_recv(c->fd, c->head + c->size, HEAD_LIMIT - c->size);
         if (count < 0) return errno == EAGAIN;
         if (count == 0) return 0;
         c->size += (size_t)count;
@@ -332,14 +339,20 @@ static int run(struct connection *c) {
 int main(int count, char **arguments) {
     static const struct option options[] = {{"bytes-per-second", 1, NULL, 'r'},
                                             {"get-size", 1, NULL, 'g'},
+                                            {"tls-cert", 1, NULL, 'c'},
+                                            {"tls-key", 1, NULL, 'k'},
                                             {NULL, 0, NULL, 0}};
+    const char *cert = NULL, *key = NULL;
     for (int option; (option = getopt_long(count, arguments, "", options, NULL)) != -1;) {
         switch (option) {
             case 'r': rate = atof(optarg); break;
             case 'g': get_size = strtoull(optarg, NULL, 10); break;
+            case 'c': cert = optarg; break;
+            case 'k': key = optarg; break;
             default: return 2;
         }
     }
+    if (cert && key) tls_serve(cert, key);
     REQUIRE(live = calloc(1, 2), "calloc");
     credited_at = now();
     REQUIRE((epoll = epoll_create1(0)) >= 0, "epoll_create1");
@@ -356,9 +369,14 @@ int main(int count, char **arguments) {
                 set_nonblocking(fd);
                 REQUIRE(c = calloc(1, sizeof *c), "calloc");
                 c->fd = fd;
+                tls_accepted(fd);
                 watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, c);
-            } else if (!run(c)) {
-                close(c->fd);
+                continue;
+            }
+            int alive;
+            while ((alive = run(c)) && net_pending(c->fd)) {}
+            if (!alive) {
+                net_close(c->fd);
                 free(c);
             }
         }

@@ -5,7 +5,7 @@
    One thread, epoll, any number of connections; each has one part buffer and one connection to the
    store, and reads on only when its part has been answered. */
 #define _GNU_SOURCE
-#include "net.h"
+#include "tls.h"
 
 #include <getopt.h>
 #include <sys/mman.h>
@@ -45,8 +45,8 @@ static void ask(struct connection *c, int fd, uint32_t events) {
 }
 
 static void drop(struct connection *c) {
-    close(c->client);
-    close(c->store);
+    net_close(c->client);
+    net_close(c->store);
     c->state = DROPPED; /* a second event of the same turn finds it so */
     c->next_free = free_connections;
     free_connections = c;
@@ -104,7 +104,7 @@ static int reply(struct connection *c) {
     const char *answer = !hashing || !memcmp(text, c->expected, 64) ? created : refused;
     c->state = HEAD;
     c->text_size = 0;
-    return send(c->client, answer, strlen(answer), MSG_NOSIGNAL) == (ssize_t)strlen(answer);
+    return net_send(c->client, answer, strlen(answer), 0) == (ssize_t)strlen(answer);
 }
 
 /* Each verb goes on with its state as far as the kernel lets it: 1 done, 0 wait, -1 give up. */
@@ -116,7 +116,7 @@ static int give_up_or_wait(struct connection *c, ssize_t count, int fd, uint32_t
 }
 
 static int read_head(struct connection *c) {
-    ssize_t count = recv(c->client, c->text + c->text_size, HEAD_LIMIT - c->text_size, 0);
+    ssize_t count = net_recv(c->client, c->text + c->text_size, HEAD_LIMIT - c->text_size);
     if (count <= 0) return give_up_or_wait(c, count, c->client, EPOLLIN);
     c->text_size += (size_t)count;
     return parse(c) ? 1 : -1;
@@ -126,7 +126,7 @@ static int fill(struct connection *c) {
     size_t room = c->part_size - c->filled;
     if (room) {
         ssize_t count =
-            recv(c->client, c->part + c->filled, room < receive_size ? room : receive_size, 0);
+            net_recv(c->client, c->part + c->filled, room < receive_size ? room : receive_size);
         if (count <= 0) return give_up_or_wait(c, count, c->client, EPOLLIN);
         take(c, (size_t)count);
     }
@@ -136,22 +136,24 @@ static int fill(struct connection *c) {
 
 static int send_part(struct connection *c) {
     while (c->head_sent < c->head_size) {
-        ssize_t count = send(c->store, c->part_head + c->head_sent, c->head_size - c->head_sent,
-                             MSG_NOSIGNAL | MSG_MORE);
+        ssize_t count = net_send(c->store, c->part_head + c->head_sent, c->head_size - c->head_sent,
+                                 MSG_MORE);
         if (count < 0) return give_up_or_wait(c, count, c->store, EPOLLOUT);
         c->head_sent += (size_t)count;
     }
     while (c->sent < c->filled) {
-        ssize_t count = send(c->store, c->part + c->sent, c->filled - c->sent, MSG_NOSIGNAL);
+        ssize_t count = net_send(c->store, c->part + c->sent, c->filled - c->sent, 0);
         if (count < 0) return give_up_or_wait(c, count, c->store, EPOLLOUT);
         c->sent += (size_t)count;
     }
+    if (c->sent == c->part_size && !net_flush(c->store))
+        return give_up_or_wait(c, -1, c->store, EPOLLOUT);
     c->state = c->sent == c->part_size ? ANSWER : FILL;
     return 1;
 }
 
 static int read_answer(struct connection *c) {
-    ssize_t count = recv(c->store, c->text + c->text_size, HEAD_LIMIT - c->text_size, 0);
+    ssize_t count = net_recv(c->store, c->text + c->text_size, HEAD_LIMIT - c->text_size);
     if (count <= 0) return give_up_or_wait(c, count, c->store, EPOLLIN);
     c->text_size += (size_t)count;
     c->text[c->text_size] = 0;
@@ -172,7 +174,8 @@ static void run(struct connection *c) {
         if (result < 0) drop(c);
         if (result <= 0) return;
     }
-    ask(c, c->client, EPOLLIN); /* the others' turn */
+    /* The others' turn. What TLS has already taken from the socket is gone on with at once. */
+    ask(c, c->client, EPOLLIN | (net_speaks_tls(c->client) ? EPOLLOUT : 0));
 }
 
 static void accept_one(int listener) {
@@ -187,7 +190,10 @@ static void accept_one(int listener) {
     c->state = HEAD;
     c->text_size = 0;
     c->client = c->watched = fd;
+    tls_accepted(fd);
     REQUIRE((c->store = connect_loopback(store_port)) >= 0, "connect to the store");
+    tls_connected(c->store);
+    tls_write_behind(c->store);
     watch(epoll, EPOLL_CTL_ADD, c->store, 0, c);
     watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, c);
 }
@@ -199,7 +205,11 @@ int main(int count, char **arguments) {
                                             {"slices", 0, NULL, 'l'},
                                             {"no-huge", 0, NULL, 'n'},
                                             {"no-hash", 0, NULL, 'x'},
+                                            {"tls-cert", 1, NULL, 'c'},
+                                            {"tls-key", 1, NULL, 'k'},
+                                            {"store-tls", 0, NULL, 't'},
                                             {NULL, 0, NULL, 0}};
+    const char *cert = NULL, *key = NULL;
     for (int option; (option = getopt_long(count, arguments, "", options, NULL)) != -1;) {
         switch (option) {
             case 's': store_port = atoi(optarg); break;
@@ -208,9 +218,14 @@ int main(int count, char **arguments) {
             case 'l': slices = 1; break;
             case 'n': huge = 0; break;
             case 'x': hashing = 0; break;
+            case 'c': cert = optarg; break;
+            case 'k': key = optarg; break;
+            case 't': tls_call(); break;
             default: return 2;
         }
     }
+    if (cert && key) tls_serve(cert, key);
+    tls_read_ahead();
     epoch_sha256_setup();
     REQUIRE((epoll = epoll_create1(0)) >= 0, "epoll_create1");
     int listener = listen_loopback();

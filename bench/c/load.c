@@ -7,7 +7,7 @@
    printed as one JSON object. With --patch a push is three requests: POST, PATCH with the body,
    an empty PUT with the digest. */
 #define _GNU_SOURCE
-#include "net.h"
+#include "tls.h"
 
 #include <getopt.h>
 
@@ -119,6 +119,7 @@ static void begin_step(struct stream *s) {
     s->sending = 1;
     if (s->fd < 0) {
         REQUIRE((s->fd = connect_loopback(port)) >= 0, "connect");
+        tls_connected(s->fd);
         watch(epoll, EPOLL_CTL_ADD, s->fd, EPOLLIN | EPOLLOUT, s);
     } else {
         watch(epoll, EPOLL_CTL_MOD, s->fd, EPOLLIN | EPOLLOUT, s);
@@ -145,7 +146,7 @@ static int next_step(struct stream *s, int status) {
 
 static void next_push(struct stream *s, int keep) {
     if (!keep) {
-        close(s->fd);
+        net_close(s->fd);
         s->fd = -1;
     }
     if (++s->push < pushes)
@@ -161,7 +162,7 @@ static void fail(struct stream *s, const char *error) {
 
 /* One send; 1 went on, 0 the socket is full or the connection is broken. */
 static int send_some(struct stream *s, const char *data, size_t size, int flags, size_t *sent) {
-    ssize_t count = send(s->fd, data, size, MSG_NOSIGNAL | flags);
+    ssize_t count = net_send(s->fd, data, size, flags);
     *sent = count > 0 ? (size_t)count : 0;
     return count > 0; /* an error shows again when the response is read */
 }
@@ -193,7 +194,7 @@ static void send_more(struct stream *s) {
 
 static void receive(struct stream *s) {
     size_t room = HEAD_LIMIT - s->response_size;
-    ssize_t count = recv(s->fd, s->response + s->response_size, room, 0);
+    ssize_t count = net_recv(s->fd, s->response + s->response_size, room);
     if (count < 0 && errno == EAGAIN) return;
     if (count <= 0) {
         fail(s, count == 0 ? "closed without a response" : strerror(errno));
@@ -255,7 +256,7 @@ static void parse_options(int count, char **arguments) {
         {"size", 1, NULL, 's'},      {"write-size", 1, NULL, 'w'}, {"chunked", 1, NULL, 'c'},
         {"path", 1, NULL, 'u'},      {"first", 1, NULL, 'f'},      {"silent", 1, NULL, 'k'},
         {"silent-bytes", 1, NULL, 'b'}, {"header", 1, NULL, 'h'},
-        {"patch", 0, NULL, 'a'},     {NULL, 0, NULL, 0}};
+        {"patch", 0, NULL, 'a'},     {"tls", 0, NULL, 't'},        {NULL, 0, NULL, 0}};
     for (int option; (option = getopt_long(count, arguments, "", options, NULL)) != -1;) {
         switch (option) {
             case 'p': port = atoi(optarg); break;
@@ -270,6 +271,7 @@ static void parse_options(int count, char **arguments) {
             case 'b': silent_bytes = atoi(optarg); break;
             case 'h': extra = optarg; break;
             case 'a': patch = 1; break;
+            case 't': tls_call(); break;
             default: exit(2);
         }
     }
