@@ -25,7 +25,7 @@ from bench.harness.measure import weather
 from bench.harness.report import machine
 from bench.harness.row import Row
 
-MODULES: Final = ("push",)
+MODULES: Final = ("push", "tls")
 """Of `bench.rows`, in the order in which they run."""
 
 _HEADINGS: Final = ("#", "what", "target", "measured", "spread", "met")

@@ -14,27 +14,42 @@ _EPOCH: Final = BENCH.parent / "src" / "epoch"
 # The floor hashes with the server's own code, so that a ratio to it says what everything but the
 # hash costs; that the hash itself is fast is held by `test_core_paths.py`.
 _PROGRAMS: Final[dict[str, list[Path]]] = {
-    "floor": [_SOURCE / "floor.c", _EPOCH / "_sha256.c"],
+    "floor": [_SOURCE / "floor.c", _EPOCH / "_sha256.c", _EPOCH / "_sha256_lanes.c"],
     "discard_s3": [_SOURCE / "discard_s3.c"],
     "load": [_SOURCE / "load.c"],
     "relay": [_SOURCE / "relay.c"],
     "pull": [_SOURCE / "pull.c"],
     "requests": [_SOURCE / "requests.c"],
 }
-_HEADERS: Final = [_SOURCE / "net.h", _EPOCH / "_sha256.h"]
+_HEADERS: Final = [_SOURCE / "net.h", _SOURCE / "tls.h", _EPOCH / "_sha256.h", _EPOCH / "_sha256_lanes.h"]
+_OPENSSL: Final = ["-lssl", "-lcrypto"]
 
 
-def program(name: str) -> Path:
-    """The path of a built program (`floor`, `discard_s3`, `load`), built when it is out of date."""
+def program(name: str, *, tls: bool = False) -> Path:
+    """The path of a built program (`floor`, `discard_s3`, `load`), built when it is out of date.
+
+    `tls`: one that can speak it; these are programs of their own, which need OpenSSL's headers."""
     sources = _PROGRAMS[name]
-    binary = _BINARIES / name
+    binary = _BINARIES / (f"{name}_tls" if tls else name)
     newest = max(path.stat().st_mtime for path in [*sources, *_HEADERS])
     if not binary.exists() or binary.stat().st_mtime < newest:
         _BINARIES.mkdir(exist_ok=True)
-        compiler = shlex.split(os.environ.get("CC", "cc"))
         flags = ["-O2", "-std=gnu11", "-Wall", "-Wextra", f"-I{_EPOCH}"]
-        subprocess.run([*compiler, *flags, "-o", binary, *sources], check=True)
+        flags += ["-DBENCH_TLS"] if tls else []
+        libraries = _OPENSSL if tls else []
+        subprocess.run([*_compiler(), *flags, "-o", binary, *sources, *libraries], check=True)
     return binary
+
+
+def has_openssl() -> bool:
+    """Whether the programs that speak TLS can be built here."""
+    source = b"#include <openssl/ssl.h>\nint main(void) { return !SSL_CTX_new(TLS_method()); }"
+    command = [*_compiler(), "-x", "c", "-o", os.devnull, "-", *_OPENSSL]
+    return subprocess.run(command, input=source, capture_output=True, check=False).returncode == 0
+
+
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC", "cc"))
 
 
 if __name__ == "__main__":

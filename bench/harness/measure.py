@@ -25,6 +25,8 @@ class Load:
     """Bytes of a chunk of a body of unknown length; 0: the length is announced."""
     patch: bool = False
     """POST, PATCH and an empty PUT instead of one PUT."""
+    tls: bool = False
+    """TLS from the load to the server, and from the server to the store."""
     silent: int = 0
     """Further connections that announce 1 GiB, send `silent_bytes` and nothing more."""
     silent_bytes: int = 64 * 1024
@@ -96,11 +98,12 @@ class Subject:
 def _run_load(port: int, load: Load, numbers: list[int]) -> dict[str, Any]:
     digests = "\n".join(digest(load.size, number) for number in numbers)
     command = [
-        *("taskset", "-c", str(LOAD_CPU), str(program("load")), f"--port={port}"),
+        *("taskset", "-c", str(LOAD_CPU), str(program("load", tls=load.tls)), f"--port={port}"),
         *(f"--size={load.size}", f"--streams={load.streams}", f"--first={numbers[0]}"),
         *(f"--chunked={load.chunked}", f"--silent={load.silent}"),
         f"--silent-bytes={load.silent_bytes}",
         *(["--patch"] if load.patch else []),
+        *(["--tls"] if load.tls else []),
     ]
     done = subprocess.run(command, input=digests, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -116,7 +119,7 @@ def measure(subjects: list[Subject], load: Load, runs: int) -> None:
     """
     for subject in subjects:
         warm = Load(size=min(load.size, 64 << 20), streams=load.streams)
-        subject.push(replace(warm, patch=load.patch, chunked=load.chunked))
+        subject.push(replace(warm, patch=load.patch, chunked=load.chunked, tls=load.tls))
     for _ in range(runs):
         for subject in subjects:
             subject.samples.append(subject.push(load))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from bench.harness.blobs import GIB, MIB
+from bench.harness.certificate import Certificate, certificate
 from bench.harness.measure import Load, Subject, measure, weather
 from bench.harness.process import Process
 from bench.harness.seaweed import seaweed
@@ -48,12 +49,12 @@ class Result:
 
 
 @contextmanager
-def _store(case: Case) -> Iterator[Process]:
+def _store(case: Case, tls: Certificate | None) -> Iterator[Process]:
     if case.real_store:
         with seaweed() as process:
             yield process
     else:
-        with start_discard() as process:
+        with start_discard(certificate=tls) as process:
             yield process
 
 
@@ -61,10 +62,11 @@ def run(case: Case, runs: int) -> Result:
     """Start the store and the servers, measure, stop them."""
     result = Result(case)
     with ExitStack() as stack:
-        store = stack.enter_context(_store(case))
+        tls = stack.enter_context(certificate()) if case.load.tls else None
+        store = stack.enter_context(_store(case, tls))
         for name in case.servers:
             start = SERVERS[name.partition(" ")[0]]
-            process = stack.enter_context(start(store.port, case.tuning))
+            process = stack.enter_context(start(store.port, case.tuning, tls))
             result.subjects[name] = Subject(name, process)
         result.weather.append(weather())
         measure(list(result.subjects.values()), case.load, min(runs, case.most_runs))
@@ -73,7 +75,7 @@ def run(case: Case, runs: int) -> Result:
             if any(sample.refused for sample in subject.samples):
                 result.output[subject.name] = subject.process.output()[-1500:]
         if not case.real_store:
-            result.store = discard_stats(store)
+            result.store = discard_stats(store, tls)
     return result
 
 

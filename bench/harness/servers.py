@@ -2,6 +2,7 @@
 
 import json
 import os
+import ssl
 import sys
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Final
 
 from bench.harness.blobs import MIB
 from bench.harness.build import BENCH, program
+from bench.harness.certificate import Certificate
 from bench.harness.process import Process
 
 SERVER_CPU: Final = min(os.sched_getaffinity(0))
@@ -32,15 +34,18 @@ class Tuning:
     receive_size: int = MIB
 
 
-Start = Callable[[int, Tuning], Process]
-"""Starts a server in front of the store on that port of 127.0.0.1."""
+Start = Callable[[int, Tuning, Certificate | None], Process]
+"""Starts a server in front of the store on that port of 127.0.0.1. With a certificate it speaks TLS
+to clients and to the store."""
 
 
-def start_floor(store_port: int, tuning: Tuning) -> Process:
+def start_floor(store_port: int, tuning: Tuning, certificate: Certificate | None = None) -> Process:
     """The floor; it takes pushes at any path that ends with the digest."""
     return Process(
         [
-            program("floor"),
+            program("floor", tls=certificate is not None),
+            *_tls_options(certificate),
+            *(["--store-tls"] if certificate else []),
             f"--store-port={store_port}",
             f"--part-size={tuning.part_size}",
             f"--recv-size={tuning.receive_size}",
@@ -49,7 +54,13 @@ def start_floor(store_port: int, tuning: Tuning) -> Process:
     )
 
 
-def start_epoch(store_port: int, tuning: Tuning) -> Process:
+def _tls_options(certificate: Certificate | None) -> list[str]:
+    if certificate is None:
+        return []
+    return [f"--tls-cert={certificate.path}", f"--tls-key={certificate.key}"]
+
+
+def start_epoch(store_port: int, tuning: Tuning, certificate: Certificate | None = None) -> Process:
     """`epoch serve` in front of a bucket."""
     return _serve(
         {
@@ -57,9 +68,10 @@ def start_epoch(store_port: int, tuning: Tuning) -> Process:
             "EPOCH_S3_ACCESS_KEY": ACCESS_KEY,
             "EPOCH_S3_SECRET_KEY": SECRET_KEY,
             "EPOCH_S3_BUCKET": BUCKET,
-            "EPOCH_S3_SECURE": "false",
+            "EPOCH_S3_SECURE": str(certificate is not None),
             "EPOCH_PART_SIZE": str(tuning.part_size),
             "EPOCH_BUFFER_BUDGET": str(tuning.budget),
+            **_tls_environment(certificate),
         }
     )
 
@@ -86,14 +98,28 @@ def _serve(settings: Mapping[str, str]) -> Process:
 SERVERS: Final[dict[str, Start]] = {"floor": start_floor, "epoch": start_epoch}
 
 
-def start_discard(bytes_per_second: int = 0) -> Process:
-    """The S3 server that keeps nothing."""
+def _tls_environment(certificate: Certificate | None) -> dict[str, str]:
+    if certificate is None:
+        return {}
+    return {
+        "EPOCH_TLS_CERT": str(certificate.path),
+        "EPOCH_TLS_KEY": str(certificate.key),
+        "AWS_CA_BUNDLE": str(certificate.path),
+    }
+
+
+def start_discard(bytes_per_second: int = 0, certificate: Certificate | None = None) -> Process:
+    """The S3 server that keeps nothing; with a certificate it speaks TLS."""
     throttle = [f"--bytes-per-second={bytes_per_second}"] if bytes_per_second else []
-    return Process([program("discard_s3"), *throttle], cpu=LOAD_CPU)
+    binary = program("discard_s3", tls=certificate is not None)
+    return Process([binary, *throttle, *_tls_options(certificate)], cpu=LOAD_CPU)
 
 
-def discard_stats(store: Process) -> dict[str, int]:
+def discard_stats(store: Process, certificate: Certificate | None = None) -> dict[str, int]:
     """What the discarding server has counted so far."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{store.port}/__stats", timeout=10) as answer:
+    scheme = "https" if certificate else "http"
+    trust = ssl.create_default_context(cafile=certificate.path) if certificate else None
+    url = f"{scheme}://127.0.0.1:{store.port}/__stats"
+    with urllib.request.urlopen(url, timeout=10, context=trust) as answer:
         counts: dict[str, int] = json.load(answer)
     return counts
