@@ -38,8 +38,8 @@ def sha256_implementation() -> str:
     """`sha-ni`, `armv8` or `portable`."""
 
 def hash_seconds() -> float:
-    """Seconds that this process has spent hashing, of all threads together. Pieces below 2 KiB are
-    not timed: reading the clock would cost as much as they do."""
+    """CPU seconds that this process has spent hashing, of all threads together. In each MiB one
+    piece is timed and stands for all of it: reading that clock is a system call."""
 
 class PartBuffer:
     """A page-aligned piece of memory, lent by a `Pool`, that is filled from its front.

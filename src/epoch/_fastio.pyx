@@ -61,14 +61,14 @@ cdef extern from *:
 cdef extern from *:
     """
     #include <time.h>
-    /* Nanoseconds. Not the thread's own CPU clock: that is a system call, this is not. */
-    static unsigned long long epoch_clock(void) {
+    /* Nanoseconds of CPU that this thread has had. */
+    static unsigned long long epoch_cpu_clock(void) {
         struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
         return now.tv_sec * 1000000000ull + now.tv_nsec;
     }
     """
-    uint64_t epoch_clock() nogil
+    uint64_t epoch_cpu_clock() nogil
 
 epoch_sha256_setup()
 
@@ -78,7 +78,10 @@ cdef Py_ssize_t GIL_THRESHOLD = 2048  # below it, releasing the GIL costs more t
 
 cdef Py_ssize_t _live_buffers = 0
 cdef Py_ssize_t _live_views = 0
-cdef uint64_t _hash_time = 0  # nanoseconds; added to with the GIL held
+
+cdef uint64_t TIMED_EACH = 1024 * 1024  # reading the clock is a system call
+cdef uint64_t _hash_untimed = 0         # bytes since a piece was timed; only with the GIL held
+cdef double _hash_time = 0              # nanoseconds; only with the GIL held
 
 
 def live_buffers():
@@ -93,6 +96,23 @@ def live_views():
 
 def hash_seconds():
     return _hash_time / 1e9
+
+
+cdef uint64_t hash_stands_for(Py_ssize_t length):
+    """For how many bytes a piece of `length` is to be timed; 0: it is not."""
+    global _hash_untimed
+    cdef uint64_t untimed = _hash_untimed + length
+    _hash_untimed = 0 if untimed >= TIMED_EACH else untimed
+    return untimed - _hash_untimed
+
+
+cdef uint64_t hash_piece(
+    epoch_sha256 *ctx, const uint8_t *data, Py_ssize_t length, bint timed
+) noexcept nogil:
+    """Hash; returns the nanoseconds if they are to be taken."""
+    cdef uint64_t began = epoch_cpu_clock() if timed else 0
+    epoch_sha256_update(ctx, data, length)
+    return epoch_cpu_clock() - began if timed else 0
 
 
 def sha256_implementation():
@@ -142,15 +162,14 @@ cdef class Sha256:
 
     cdef void hash(self, const uint8_t *data, Py_ssize_t length):
         global _hash_time
-        cdef uint64_t began, ended
+        cdef uint64_t stands_for = hash_stands_for(length), took
         if length >= GIL_THRESHOLD:
             with nogil:
-                began = epoch_clock()
-                epoch_sha256_update(&self.ctx, data, length)
-                ended = epoch_clock()
-            _hash_time += ended - began
+                took = hash_piece(&self.ctx, data, length, stands_for != 0)
         else:
-            epoch_sha256_update(&self.ctx, data, length)
+            took = hash_piece(&self.ctx, data, length, stands_for != 0)
+        if stands_for:
+            _hash_time += <double> took * stands_for / length
 
     def update(self, data, /):
         cdef Py_buffer view

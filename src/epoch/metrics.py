@@ -7,6 +7,7 @@ has a fixed set of values.
 from __future__ import annotations
 
 import resource
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
@@ -26,7 +27,40 @@ PART_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 3
 Work = Literal["receive", "tls", "hash", "send", "other"]
 """What CPU time goes to; see `Metrics.cpu`."""
 
+_TIMED_EACH: Final = 1 << 20
+"""Bytes; see `Stopwatch`."""
+
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Stopwatch:
+    """CPU seconds of work that is done in pieces, and begun and ended within one thread.
+
+    In each MiB one piece is timed and stands for all of it: reading the clock of a thread is a
+    system call, which small pieces would feel. The clock on the wall is cheap, but would count
+    what other threads do meanwhile.
+    """
+
+    __slots__ = ("_began", "_untimed", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """So far."""
+        self._began: float | None = None
+        self._untimed = 0
+
+    def begin(self) -> None:
+        """A piece begins, or the one that had begun comes to nothing and another begins."""
+        if self._untimed >= _TIMED_EACH:
+            self._began = time.thread_time()
+
+    def end(self, size: int) -> None:
+        """The piece has ended; it was `size` bytes, more than 0."""
+        self._untimed += size
+        if self._began is not None:
+            self.seconds += (time.thread_time() - self._began) * self._untimed / size
+            self._began = None
+            self._untimed = 0
 
 
 class Buffers(NamedTuple):
@@ -73,12 +107,12 @@ class Metrics:
         """Multipart uploads that were created and are neither completed nor aborted."""
         self.buffers: Callable[[], Buffers] | None = None
         """Set by the app, asked when rendering."""
-        self.receive_seconds = 0.0
-        """Spent by the kernel to hand over what comes of request bodies over plain HTTP."""
-        self.decrypt_seconds = 0.0
-        """Spent by OpenSSL to decrypt request bodies."""
+        self.receiving = Stopwatch()
+        """The kernel's work to hand over what comes of request bodies over plain HTTP."""
+        self.decrypting = Stopwatch()
+        """OpenSSL's, with request bodies."""
         self.hash_seconds: Callable[[], float] = float
-        """Seconds spent hashing. Set by the app, asked when rendering."""
+        """CPU seconds spent hashing. Set by the app, asked when rendering."""
         self._cpu: dict[Work, float] = dict.fromkeys(get_args(Work), 0.0)  # as last told
 
     def request(self, endpoint: str, method: str, status: int) -> None:
@@ -96,20 +130,20 @@ class Metrics:
     def cpu(self) -> dict[Work, float]:
         """CPU seconds of this process so far by what they went to; together they are all of them.
 
-        `receive`, `tls` and `hash` are measured where they happen, with two looks at the clock.
-        uvloop sends when nobody looks, so `send` is what else the kernel did, and `other`, Python
-        above all, what else was done outside of it. getrusage(2) splits user from system time by
-        samples: within a second it is rough, and no figure is let go down.
+        `receive`, `tls` and `hash` are measured where they happen. uvloop sends when nobody looks,
+        so `send` is what else the kernel did, and `other`, Python above all, what else was done
+        outside of it. getrusage(2) splits user from system time by samples: within a second it is
+        rough, and no figure is let go down.
         """
         used = resource.getrusage(resource.RUSAGE_SELF)
-        receive = min(self.receive_seconds, used.ru_stime)
+        receive = min(self.receiving.seconds, used.ru_stime)
         hashing = self.hash_seconds()
         now: dict[Work, float] = {
             "receive": receive,
-            "tls": self.decrypt_seconds,
+            "tls": self.decrypting.seconds,
             "hash": hashing,
             "send": used.ru_stime - receive,
-            "other": used.ru_utime - self.decrypt_seconds - hashing,
+            "other": used.ru_utime - self.decrypting.seconds - hashing,
         }
         for work, seconds in now.items():
             self._cpu[work] = max(self._cpu[work], seconds)

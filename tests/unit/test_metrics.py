@@ -4,12 +4,14 @@ import re
 import resource
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from epoch import __version__
-from epoch.metrics import PART_SECONDS, Buffers, Metrics, render
+from epoch.metrics import PART_SECONDS, Buffers, Metrics, Stopwatch, render
 
 TABLE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -40,7 +42,7 @@ def full() -> Metrics:
     source.part_retries += 2
     source.connections += 3
     source.multiparts += 4
-    source.receive_seconds, source.decrypt_seconds = 0.001, 0.002
+    source.receiving.seconds, source.decrypting.seconds = 0.001, 0.002
     source.hash_seconds = lambda: 0.003
     source.buffers = lambda: Buffers(budget=40, lent=30, kept=20, waiters=10)
     return source
@@ -92,7 +94,7 @@ def test_fresh_metrics_render() -> None:
 
 def test_cpu_seconds_are_all_of_them_and_go_nowhere_but_up() -> None:
     source = Metrics()
-    source.receive_seconds, source.decrypt_seconds = 1e-9, 2e-9
+    source.receiving.seconds, source.decrypting.seconds = 1e-9, 2e-9
     source.hash_seconds = lambda: 3e-9
     before = resource.getrusage(resource.RUSAGE_SELF)
     got = dict(source.cpu())
@@ -102,10 +104,45 @@ def test_cpu_seconds_are_all_of_them_and_go_nowhere_but_up() -> None:
     assert before.ru_utime + before.ru_stime <= total + 1e-6
     assert total <= after.ru_utime + after.ru_stime + 1e-6
     # What had been sending turns out to have been receiving, and to have been hashing: all of it.
-    source.receive_seconds = source.decrypt_seconds = 1e9
+    source.receiving.seconds = source.decrypting.seconds = 1e9
     later = source.cpu()
     assert all(later[work] >= seconds for work, seconds in got.items())
     assert later["receive"] <= resource.getrusage(resource.RUSAGE_SELF).ru_stime
+
+
+def _spin(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def test_one_piece_in_each_mib_stands_for_all() -> None:
+    watch, mib = Stopwatch(), 1 << 20
+    for size in (mib // 2, mib // 2):  # not timed, but stood for by the next one
+        watch.begin()
+        watch.end(size)
+    assert watch.seconds == 0
+    watch.begin()
+    watch.begin()  # the first came to nothing
+    _spin(0.01)
+    watch.end(mib // 4)
+    assert 0.05 <= watch.seconds < 0.06
+    counted = watch.seconds
+    watch.begin()
+    _spin(0.01)
+    watch.end(mib)
+    assert watch.seconds == counted
+
+
+def test_what_others_do_meanwhile_is_not_counted() -> None:
+    watch = Stopwatch()
+    watch.end(1 << 20)
+    watch.begin()
+    other = threading.Thread(target=_spin, args=(0.05,))
+    other.start()
+    other.join()
+    watch.end(1 << 20)
+    assert 0 < watch.seconds < 0.025
 
 
 def test_the_table_for_people_is_complete_and_true() -> None:

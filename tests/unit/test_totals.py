@@ -1,7 +1,12 @@
 """Sums of metrics in text form."""
 
+import pytest
+
 from epoch.metrics import Metrics, render
 from epoch.workers.totals import total
+
+
+WORK = 'epoch_cpu_seconds_total{work="receive"}'
 
 
 def _text(requests: int, connections: int) -> str:
@@ -10,6 +15,7 @@ def _text(requests: int, connections: int) -> str:
         metrics.request("blob" if number % 2 else "manifest", "GET", 200)
     metrics.connections = connections
     metrics.part(100, 0.02)
+    metrics.receiving.seconds = 0.001
     return render(metrics)[1].decode()
 
 
@@ -25,6 +31,7 @@ def test_counters_and_gauges_add_up() -> None:
     assert values["epoch_connections"] == 6
     assert values['epoch_part_seconds_bucket{le="+Inf"}'] == 2
     assert values["epoch_part_seconds_count"] == 2
+    assert values[WORK] == 0.002
     assert [value for name, value in values.items() if name.startswith("epoch_build_info")] == [1]
 
 
@@ -37,8 +44,8 @@ def test_of_those_that_are_gone_only_counters_stay() -> None:
     for name in ("process_cpu_seconds_total", "process_start_time_seconds", "process_max_fds"):
         assert values[name] == own[name]
     # They can be summed up before.
-    assert _values(total([alive], [total([], [gone, gone])])) == _values(
-        total([alive], [gone, gone])
+    assert _values(total([alive], [total([], [gone, gone])])) == pytest.approx(
+        _values(total([alive], [gone, gone]))
     )
 
 

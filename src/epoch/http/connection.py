@@ -71,7 +71,6 @@ class Connection:
         self._reading_paused = False
         self._eof = False
         self._draining = -1  # bytes that may still be dropped, or -1
-        self._asked = 0.0  # when a buffer for the body was given out
         # Per-request state
         self._body: RequestBody | None = None
         self._expects_continue = False
@@ -122,9 +121,13 @@ class Connection:
         """Where the kernel's bytes go. Must not pause, close or abort (uvloop would crash)."""
         body = self._body
         if body is not None and body.reading:
-            buffer = TLS_SCRATCH if self._service.secure else body.get_buffer()
+            # All that happens until buffer_updated is SSL_read, or read(2).
+            if self._service.secure:
+                metrics.decrypting.begin()
+                return TLS_SCRATCH
+            buffer = body.get_buffer()
             if buffer is not None:
-                self._asked = time.perf_counter()
+                metrics.receiving.begin()
                 return buffer
         return SCRATCH
 
@@ -132,13 +135,11 @@ class Connection:
         """`count` bytes lie in the buffer last given out."""
         body = self._body
         if body is not None and body.reading:
-            # All that happened since was read(2), or SSL_read.
-            seconds = time.perf_counter() - self._asked
             if self._service.secure:
-                metrics.decrypt_seconds += seconds
+                metrics.decrypting.end(count)
                 body.feed(bytes(memoryview(TLS_SCRATCH)[:count]))
             else:
-                metrics.receive_seconds += seconds
+                metrics.receiving.end(count)
                 self._stash += body.received(count)
         elif self._draining >= 0:
             self._draining -= count
