@@ -155,6 +155,18 @@ async def test_list_is_in_key_order(store: Store) -> None:
     assert sizes == {key: len(key) for key in made}
 
 
+async def test_folder(store: Store) -> None:
+    for key in ("f/b", "f/a-b", "f/a/c", "f/a/d/e", "f/b-c/d", "fa", "g"):
+        await store.put(key, key.encode())
+
+    async def folder(prefix: str) -> list[tuple[str, int]]:
+        return [(info.key, info.size) async for info in store.list_folder(prefix)]
+
+    assert await folder("f/") == [("f/a-b", 5), ("f/b", 3)]
+    assert await folder("f/a/") == [("f/a/c", 5)]
+    assert await folder("none/") == []
+
+
 async def test_list_over_a_page(store: Store) -> None:
     made = [f"l/{number:05}" for number in range(1005)]
     gate = asyncio.Semaphore(16)
@@ -165,6 +177,7 @@ async def test_list_over_a_page(store: Store) -> None:
 
     await asyncio.gather(*(put(key) for key in made))
     assert await keys(store, "l/") == made
+    assert [info.key async for info in store.list_folder("l/")] == made
     assert await keys(store, "l/", "l/00999") == made[1000:]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,28 @@ async def test_an_upload_goes_on_with_either(replicas: tuple[Server, Server]) ->
     # The answer was lost, and the client asks the other one.
     assert (await request(other.port, "PUT", closing, b"")).status == 201
     assert (await get_blob(other.port, digest_of(LAYER))).body == LAYER
+
+
+async def test_both_agree_on_a_tag_as_soon_as_it_has_moved(replicas: tuple[Server, Server]) -> None:
+    one, other = replicas
+    for content in (CONFIG, LAYER):
+        assert (await put_blob(one.port, content)).status == 201
+    path = f"/v2/{NAME}/manifests/latest"
+    for turn in range(6):
+        mover = replicas[turn % 2]
+        data = image(annotations={"turn": str(turn)})
+        if turn == 4:  # the digest that a tag was made with moves along
+            pushed = f"sha512:{hashlib.sha512(data).hexdigest()}"
+            assert (await push(mover, data, f"{pushed}?tag=latest")).status == 201
+        else:
+            pushed = digest_of(data)
+            assert (await push(mover, data, "latest")).status == 201
+        for server in (other, one):
+            for method, body in (("HEAD", b""), ("GET", data)):
+                found = await request(server.port, method, path)
+                assert (found.status, found.body) == (200, body)
+                assert found.headers["docker-content-digest"] == pushed
+    assert (await request(one.port, "DELETE", path)).status == 202
+    for server in (other, one):
+        for method in ("HEAD", "GET"):
+            assert (await request(server.port, method, path)).status == 404

@@ -64,6 +64,10 @@ class Aged:
         async for info in self.inner.list(prefix, after):
             yield self._aged(info)
 
+    async def list_folder(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        async for info in self.inner.list_folder(prefix):
+            yield self._aged(info)
+
     async def create_multipart(self, key: str) -> Multipart:
         return await self.inner.create_multipart(key)
 
@@ -145,5 +149,11 @@ class Stepped(Aged):
     async def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
         await self._turn()
         found = [info async for info in super().list(prefix, after)]
+        for info in found:
+            yield info
+
+    async def list_folder(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        await self._turn()
+        found = [info async for info in super().list_folder(prefix)]
         for info in found:
             yield info

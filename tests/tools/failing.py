@@ -63,6 +63,12 @@ class Failing:
         async for info in self.store.list(prefix, after):
             yield info
 
+    async def list_folder(self, prefix: str) -> AsyncIterator[Any]:
+        """See `Store`."""
+        self._may_fail("list_folder")
+        async for info in self.store.list_folder(prefix):
+            yield info
+
     async def list_multiparts(self, prefix: str) -> AsyncIterator[Any]:
         """See `Store`."""
         self._may_fail("list_multiparts")

@@ -11,35 +11,21 @@ from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 
 _SUFFIX: Final = ".json"
-_SKIP_AFTER: Final = 1000
-"""Keys of one folder seen in a row before the rest of it is jumped over: one page of a list."""
 
 
 async def tags(store: Store, repository: str) -> AsyncIterator[tuple[str, ObjectInfo]]:
     """Every tag of a repository with its object, in the order of keys, which is not that of tags
     (`v1-rc.json` < `v1.json`).
 
-    The store lists without a delimiter, so nested repositories and digests come along. Keys
-    without `.json`, below a further slash, or that no client could ask for, are not tags.
+    Keys without `.json`, below a further slash, or that no client could ask for, are not tags.
     """
     prefix = keys.manifests(repository)
-    after: str | None = ""
-    while after is not None:
-        folder, run = "", 0
-        async with listed(store, prefix, after) as infos:
-            after = None
-            async for info in infos:
-                head, slash, _ = info.key[len(prefix) :].partition("/")
-                if not slash:
-                    tag = head.removesuffix(_SUFFIX)
-                    if tag != head and is_tag(tag):
-                        yield tag, info
-                    continue
-                run = run + 1 if head == folder else 1
-                folder = head
-                if run == _SKIP_AFTER:
-                    after = f"{prefix}{folder}0"  # "0" is what follows "/"
-                    break
+    start = len(prefix)
+    async with aclosing(cast(AsyncGenerator[ObjectInfo, None], store.list_folder(prefix))) as infos:
+        async for info in infos:
+            tag = info.key[start:].removesuffix(_SUFFIX)
+            if len(tag) + start < len(info.key) and is_tag(tag):
+                yield tag, info
 
 
 async def has_manifests(store: Store, repository: str) -> bool:

@@ -122,6 +122,10 @@ class Store(Protocol):
         order everywhere. `after`: a key that a list gave, or one beside those.
         """
 
+    def list_folder(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Every object right below `prefix`, which ends in a slash: those whose key has no further
+        one. In the store's order, which is that of `list`."""
+
     async def create_multipart(self, key: str) -> Multipart:
         """Begin a multipart upload; nothing is visible at `key` until it is completed."""
 

@@ -21,7 +21,7 @@ from epoch.store import directory_files as files
 from epoch.store.base import Multipart, ObjectInfo, Part, StoreError
 from epoch.store.directory_read import FileReader, info_of, open_object
 from epoch.store.directory_threads import Threads
-from epoch.store.directory_walk import walk
+from epoch.store.directory_walk import files_in, walk
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -156,6 +156,13 @@ class DirectoryStore:
         """Every object whose key starts with `prefix` and is greater than `after`, in key order."""
         hidden = frozenset({_TMP, _MULTIPART})
         async for key, status in walk(self._threads, self._root, prefix, after, hidden):
+            yield info_of(key, status)
+
+    async def list_folder(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Every object right below `prefix`, which ends in a slash, in key order."""
+        self._path(prefix.removesuffix("/"))
+        operation = f"list {prefix}"
+        for key, status in await self._threads.run(operation, files_in, self._root, prefix):
             yield info_of(key, status)
 
     async def create_multipart(self, key: str) -> Multipart:

@@ -36,6 +36,11 @@ async def walk(
         pending.extend(reversed(found))
 
 
+def files_in(root: str, folder: str) -> list[tuple[str, os.stat_result]]:
+    """The files right in `folder`, whose name is empty or ends in a slash, in key order."""
+    return [(key, status) for _, key, status in _scan(root, folder, b"", b"") if status is not None]
+
+
 def _scan(root: str, folder: str, wanted: bytes, last: bytes) -> list[_Entry]:
     """The files and the directories (whose keys end in `/`) right in `folder`, in key order."""
     try:

@@ -1,6 +1,6 @@
 """A store in an S3-compatible bucket.
 
-To be imported only where a bucket is configured: it loads aiobotocore, which takes half a second.
+To be imported only where a bucket is configured: it loads aiohttp, which takes 0.1 s.
 """
 
 from __future__ import annotations
@@ -9,21 +9,25 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from xml.sax.saxutils import escape
 
 from epoch.config import S3Settings
 from epoch.store.base import Multipart, ObjectInfo, ObjectReader, Part, StoreError
-from epoch.store.s3_calls import Calls, Patience
-from epoch.store.s3_errors import Failure
+from epoch.store.s3_calls import Calls, Patience, Request
+from epoch.store.s3_errors import Failure, NotS3, refused, understand
 from epoch.store.s3_move import Copier
 from epoch.store.s3_read import EmptyReader, S3Reader, info_of, range_header
 from epoch.store.s3_retry import Failed
+from epoch.store.s3_xml import child, parse, parse_list
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_CONTENT_TYPE: Final = "application/octet-stream"
+_TYPE: Final = {"Content-Type": "application/octet-stream"}
 """Of every object, as the Go server has it; what is served comes from the manifest's JSON."""
 
 _XML: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -39,7 +43,7 @@ _PROOF: Final = 5.0
 
 
 class S3Store:
-    """`Store` over the bucket of `settings`, with one client, made when it is first needed."""
+    """`Store` over the bucket of `settings`."""
 
     min_part_size = 5 * 1024 * 1024
 
@@ -61,42 +65,26 @@ class S3Store:
     async def check(self) -> None:
         """Prove that the bucket answers; `StoreError` within 10 seconds where it does not."""
         # Not HeadBucket: an answer to HEAD has no body, so no error code.
+        query = {"list-type": "2", "prefix": self._settings.prefix, "max-keys": "1"}
         await self._calls.call(
             f"open {self.description}",
-            "list_objects_v2",
-            {"Prefix": self._settings.prefix, "MaxKeys": 1},
+            Request("GET", query=query),
             silence=self._patience.check,
             attempts=1,
         )
 
     async def head(self, key: str) -> ObjectInfo | None:
         """The object at `key`, or None."""
-        answer = await self._calls.find(f"head {key}", "head_object", self._at(key))
+        answer = await self._calls.find(f"head {key}", Request("HEAD", key))
         if answer is None:
             await self._prove_bucket()
             return None
-        return info_of(key, answer)
+        return info_of(key, _described(f"head {key}", answer.headers))
 
     async def get(self, key: str, limit: int) -> bytes | None:
         """The whole object, or None where there is none. `StoreError` above `limit` bytes."""
-
-        async def read(answer: Mapping[str, Any]) -> bytes:
-            with contextlib.closing(answer["Body"]):
-                size = int(answer["ContentLength"])
-                if size > limit:
-                    raise StoreError(
-                        f"get {key}: {size} bytes, where at most {limit} were expected",
-                        retry_after=None,
-                    )
-                data: bytes = await answer["Body"].raw_stream.content.read()
-            if len(data) != size:
-                raise ConnectionError("short body")
-            return data
-
-        found: bytes | None = await self._calls.find(
-            f"get {key}", "get_object", self._at(key), then=read
-        )
-        return found
+        answer = await self._calls.find(f"get {key}", Request("GET", key, limit=limit))
+        return None if answer is None else answer.body
 
     @contextlib.asynccontextmanager
     async def open(
@@ -110,20 +98,23 @@ class S3Store:
             info = await self.head(key)
             yield None if info is None else EmptyReader(info)
             return
-        parameters = {**self._at(key), **range_header(start, stop)}
-        answer = await self._calls.find(f"get {key}", "get_object", parameters)
-        if answer is None:
+        request = Request("GET", key, headers=range_header(start, stop))
+        response = await self._calls.open(f"get {key}", request)
+        if response is None:
             yield None
             return
         try:
+            answer = {
+                **_described(f"get {key}", response.headers),
+                "Body": SimpleNamespace(raw_stream=response),
+            }
             yield S3Reader(key, answer, start, stop, self._patience.stall)
         finally:
-            answer["Body"].close()
+            response.close()
 
     async def put(self, key: str, data: Buffer) -> None:
         """Store `data` whole at `key`, replacing what is there, in one step for all readers."""
-        parameters = {**self._at(key), "ContentType": _CONTENT_TYPE}
-        await self._calls.send(f"put {key}", "put_object", parameters, data)
+        await self._calls.send(f"put {key}", Request("PUT", key, headers=_TYPE), data)
 
     async def put_new(self, key: str, data: Buffer) -> bool:
         """Store `data` at `key` if nothing is there; whether it was stored.
@@ -133,26 +124,24 @@ class S3Store:
         """
         if not self._conditional and await self.head(key) is not None:
             return False
-        parameters = {**self._at(key), "ContentType": _CONTENT_TYPE, "IfNoneMatch": "*"}
+        request = Request("PUT", key, headers={**_TYPE, "If-None-Match": "*"})
         try:
-            await self._calls.send(f"put {key}", "put_object", parameters, data)
+            await self._calls.send(f"put {key}", request, data)
         except StoreError as error:
             cause = error.__cause__
             if not isinstance(cause, Failed) or cause.failure.code not in _CONFLICTS:
                 raise
         else:
             if self._conditional is None:
-                self._conditional = await self._refuses_to_replace(key, parameters, data)
+                self._conditional = await self._refuses_to_replace(request, data)
             if self._conditional:
                 return True
         return await self.get(key, _MAX_CONDITIONAL) == bytes(data)
 
-    async def _refuses_to_replace(
-        self, key: str, parameters: Mapping[str, Any], data: Buffer
-    ) -> bool:
+    async def _refuses_to_replace(self, request: Request, data: Buffer) -> bool:
         """Whether the store keeps to the condition: the same once more must be refused."""
         try:
-            await self._calls.send(f"put {key}", "put_object", parameters, data)
+            await self._calls.send(f"put {request.key}", request, data)
         except StoreError as error:
             cause = error.__cause__
             return isinstance(cause, Failed) and cause.failure.code in _CONFLICTS
@@ -160,41 +149,51 @@ class S3Store:
 
     async def delete(self, key: str) -> None:
         """Remove the object; that there is none is no error."""
-        await self._calls.find(f"delete {key}", "delete_object", self._at(key))
+        await self._calls.find(f"delete {key}", Request("DELETE", key))
 
-    async def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
+    def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
         """Every object whose key starts with `prefix`, after `after`, in the store's order."""
+        return self._list(prefix, {"start-after": self._settings.prefix + after} if after else {})
+
+    def list_folder(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Every object right below `prefix`, which ends in a slash."""
+        return self._list(prefix, {"delimiter": "/"})
+
+    async def _list(self, prefix: str, which: Mapping[str, str]) -> AsyncIterator[ObjectInfo]:
         own = self._settings.prefix
-        parameters = {"Prefix": own + prefix}
-        if after:
-            parameters["StartAfter"] = own + after
+        query = {"list-type": "2", "prefix": own + prefix, "encoding-type": "url", **which}
         while True:
-            answer = await self._calls.call(f"list {prefix}", "list_objects_v2", parameters)
-            for item in answer.get("Contents", ()):
+            answer = await self._calls.call(f"list {prefix}", Request("GET", query=query))
+            page = parse_list(answer.body, "ListBucketResult", "Contents")
+            for item in page.items:
                 yield ObjectInfo(
                     item["Key"].removeprefix(own),
                     int(item["Size"]),
                     item.get("ETag", ""),
-                    item["LastModified"].timestamp(),
+                    datetime.fromisoformat(item["LastModified"]).timestamp(),
                 )
-            token = answer.get("NextContinuationToken")
-            if not answer.get("IsTruncated") or not token:
+            token = page.about.get("NextContinuationToken")
+            if not page.truncated or not token:
                 return
-            parameters["ContinuationToken"] = token
+            query["continuation-token"] = token
 
     async def create_multipart(self, key: str) -> Multipart:
         """Begin a multipart upload."""
-        parameters = {**self._at(key), "ContentType": _CONTENT_TYPE}
-        answer = await self._calls.call(
-            f"create upload of {key}", "create_multipart_upload", parameters
+        upload_id = await self._calls.post(
+            f"create upload of {key}",
+            Request("POST", key, {"uploads": ""}, _TYPE),
+            b"",
+            lambda body: child(parse(body, "InitiateMultipartUploadResult"), "UploadId"),
         )
-        return Multipart(key, answer["UploadId"])
+        return Multipart(key, upload_id)
 
     async def put_part(self, upload: Multipart, number: int, offset: int, data: Buffer) -> Part:  # noqa: ARG002
         """Store `data` as part `number`. S3 needs no offset: the order of the numbers is enough."""
+        query = {"partNumber": str(number), "uploadId": upload.upload_id}
         operation = f"put part {number} of {upload.key}"
-        key = self._settings.prefix + upload.key
-        size, etag = await self._calls.send_part(operation, key, upload.upload_id, number, data)
+        size, answer = await self._calls.send(operation, Request("PUT", upload.key, query), data)
+        if (etag := answer.headers.get("ETag")) is None:
+            raise understand(NotS3()).error(operation)
         return Part(number, size, etag)
 
     async def complete_multipart(self, upload: Multipart, parts: Sequence[Part]) -> None:
@@ -216,9 +215,9 @@ class S3Store:
             for part in parts
         )
         body = f'<CompleteMultipartUpload xmlns="{_XML}">{listed}</CompleteMultipartUpload>'
-        key = self._settings.prefix + upload.key
-        await self._calls.complete(
-            f"complete {upload.key}", key, upload.upload_id, body.encode(), settled
+        request = Request("POST", upload.key, {"uploadId": upload.upload_id})
+        await self._calls.post(
+            f"complete {upload.key}", request, body.encode(), _completed, settled
         )
 
     async def abort_multipart(self, upload: Multipart) -> None:
@@ -227,12 +226,12 @@ class S3Store:
         A part that was under way may be stored after the abort that was to free it, so it is
         repeated until the store knows nothing of the upload (AWS, AbortMultipartUpload).
         """
-        operation = f"abort {upload.key}"
+        operation, query = f"abort {upload.key}", {"uploadId": upload.upload_id}
         for turn in range(_ABORTS):
             await asyncio.sleep(0.2 * turn)
             try:
-                await self._calls.attempt_call("abort_multipart_upload", self._in(upload))
-                await self._calls.attempt_call("list_parts", self._in(upload))
+                await self._calls.attempt(Request("DELETE", upload.key, query))
+                await self._calls.attempt(Request("GET", upload.key, query))
             except Failed as failed:
                 if failed.failure.code in ("NoSuchUpload", "NoSuchKey", "404"):
                     return
@@ -243,7 +242,7 @@ class S3Store:
         own = self._settings.prefix
         parameters = {"Prefix": own + prefix}
         while True:
-            answer = await self._calls.call(
+            answer = await self._calls.library(
                 f"list uploads of {prefix}", "list_multipart_uploads", parameters
             )
             for item in answer.get("Uploads", ()):
@@ -256,13 +255,7 @@ class S3Store:
 
     async def presign(self, key: str, expires: int) -> str | None:
         """A URL that GETs `key` without us for `expires` seconds (at most seven days)."""
-        client = await self._calls.client()
-        url: str = await client.generate_presigned_url(
-            "get_object",
-            Params={"Bucket": self._settings.bucket, **self._at(key)},
-            ExpiresIn=expires,
-        )
-        return url
+        return self._calls.presign(key, expires)
 
     async def move(self, source: str, target: str) -> None:
         """Copy within the store, then delete the source. Repeating it is no error.
@@ -301,8 +294,22 @@ class S3Store:
         if time.monotonic() - self._calls.succeeded > _PROOF:
             await self.check()
 
-    def _at(self, key: str) -> dict[str, Any]:
-        return {"Key": self._settings.prefix + key}
 
-    def _in(self, upload: Multipart) -> dict[str, Any]:
-        return {**self._at(upload.key), "UploadId": upload.upload_id}
+def _completed(body: bytes) -> bool:
+    """What is told behind a 200 may be an error (Amazon S3, "CompleteMultipartUpload")."""
+    try:
+        parse(body, "CompleteMultipartUploadResult")
+    except NotS3:
+        raise refused(500, body) from None
+    return True
+
+
+def _described(operation: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    if "Content-Length" not in headers or "Last-Modified" not in headers:
+        raise understand(NotS3()).error(operation)
+    return {
+        "ContentLength": headers["Content-Length"],
+        "ETag": headers.get("ETag", ""),
+        "LastModified": parsedate_to_datetime(headers["Last-Modified"]),
+        "ContentRange": headers.get("Content-Range", ""),
+    }

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from epoch.config import S3Settings
 from epoch.metrics import metrics
-from epoch.store.s3_client import open_client
 from epoch.store.s3_errors import Failure
-from epoch.store.s3_http import HttpSession
+from epoch.store.s3_http import Answer, HttpSession
 from epoch.store.s3_part import PartBody
 from epoch.store.s3_retry import ATTEMPTS, Failed, Retrier
-from epoch.store.s3_sign import Signer
+from epoch.store.s3_sign import UNSIGNED, Signer, base_url
 
 if TYPE_CHECKING:
+    import aiohttp
     from typing_extensions import Buffer
+
+    from epoch.store.s3_client import Library
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,43 +42,61 @@ class Patience:
     check: float = 8.0
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, whose URL and signature are made anew for each attempt.
+
+    `key`: without the prefix; empty: the bucket. `headers`: beside those that sign it; their names
+    must not begin with `x-amz-`. `limit`: bytes of the answer above which it is an error.
+    """
+
+    method: str
+    key: str = ""
+    query: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = None
+    limit: int | None = None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is one of those that `epoch_part_retries` counts."""
+        return self.query is not None and "partNumber" in self.query
+
+
 class Calls:
-    """The one client of a store, made when it is first needed, and every call through it."""
+    """Every call to the bucket of `settings`, over connections that are made when needed."""
 
     def __init__(self, settings: S3Settings, patience: Patience) -> None:
         self._settings = settings
         self._patience = patience
-        self._stack = AsyncExitStack()
-        self._opening = asyncio.Lock()
-        self._opened: Any = None
+        self._signer = Signer(
+            base_url(settings), settings.access_key, settings.secret_key, settings.region
+        )
+        self._opened: HttpSession | None = None
+        self._library: Library | None = None
+        self._loading = asyncio.Lock()
         self._retrier = Retrier()
-        self._signer: Signer | None = None
         self.succeeded = float("-inf")
         """When a call last succeeded, in seconds of the monotonic clock."""
 
-    async def client(self) -> Any:
-        """The aiobotocore client."""
-        if self._opened is None:
-            async with self._opening:
-                if self._opened is None:
-                    self._opened = await open_client(self._settings, self._stack)
-        return self._opened
-
     async def close(self) -> None:
-        """Close the client and its connections."""
-        self._opened = None
-        await self._stack.aclose()
+        """Close the connections."""
+        library, self._library = self._library, None
+        if library is not None:
+            await library.close()
+        session, self._opened = self._opened, None
+        if session is not None:
+            await session.close()
 
-    async def find(
-        self,
-        operation: str,
-        method: str,
-        parameters: Mapping[str, Any],
-        then: Callable[[Mapping[str, Any]], Awaitable[Any]] | None = None,
-    ) -> Any:
+    def presign(self, key: str, expires: int) -> str:
+        """A URL that GETs an object without us for `expires` seconds (at most seven days)."""
+        return self._signer.presign(self._settings.prefix + key, expires)
+
+    # Requests
+
+    async def find(self, operation: str, request: Request) -> Answer | None:
         """Like `call`; None where there is no such object."""
         try:
-            return await self.attempt_call(method, parameters, then=then)
+            return await self.attempt(request)
         except Failed as failed:
             if failed.failure.missing:
                 return None
@@ -83,125 +105,86 @@ class Calls:
     async def call(
         self,
         operation: str,
-        method: str,
-        parameters: Mapping[str, Any],
+        request: Request,
         *,
         silence: float | None = None,
         attempts: int = ATTEMPTS,
-        settled: Callable[[Failure], Awaitable[Any]] | None = None,
-    ) -> Any:
-        """A call without a body; `StoreError`, which begins with `operation`, when it failed."""
+    ) -> Answer:
+        """The answer to a request; `StoreError`, which begins with `operation`, when it failed.
+
+        `silence`: the limit for one attempt, in seconds.
+        """
         try:
-            return await self.attempt_call(
-                method, parameters, silence=silence, attempts=attempts, settled=settled
-            )
+            return await self.attempt(request, silence=silence, attempts=attempts)
         except Failed as failed:
             raise failed.failure.error(operation) from failed
 
-    async def attempt_call(
-        self,
-        method: str,
-        parameters: Mapping[str, Any],
-        *,
-        silence: float | None = None,
-        attempts: int = ATTEMPTS,
-        then: Callable[[Mapping[str, Any]], Awaitable[Any]] | None = None,
-        settled: Callable[[Failure], Awaitable[Any]] | None = None,
-    ) -> Any:
-        """Like `call`, but raises `Failed`. `silence`: the limit for one attempt. `then` reads a
-        streamed answer, as part of the attempt. `settled`: see `Retrier.run`."""
-        client = await self.client()
+    async def attempt(
+        self, request: Request, *, silence: float | None = None, attempts: int = ATTEMPTS
+    ) -> Answer:
+        """Like `call`, but raises `Failed`."""
 
-        async def attempt() -> Any:
+        async def attempt() -> Answer:
             async with asyncio.timeout(silence or self._patience.answer):
-                answer = await getattr(client, method)(Bucket=self._settings.bucket, **parameters)
-                return answer if then is None else await then(answer)
+                url, headers = self._sign(request)
+                session = self._session()
+                return await session.request(request.method, url, headers, limit=request.limit)
 
-        return await self._run(attempt, attempts, settled)
+        return await self._run(attempt, attempts)
 
-    async def send(
-        self, operation: str, method: str, parameters: Mapping[str, Any], data: Buffer
-    ) -> tuple[int, Any]:
-        """A call whose body is `data`. Returns the size and the answer.
+    async def open(self, operation: str, request: Request) -> aiohttp.ClientResponse | None:
+        """A request whose answer is still to be read, and then to be closed; None where there is
+        no such object."""
+
+        async def attempt() -> aiohttp.ClientResponse:
+            async with asyncio.timeout(self._patience.answer):
+                url, headers = self._sign(request)
+                return await self._session().open(request.method, url, headers)
+
+        try:
+            return await self._run(attempt)
+        except Failed as failed:
+            if failed.failure.missing:
+                return None
+            raise failed.failure.error(operation) from failed
+
+    async def post(
+        self,
+        operation: str,
+        request: Request,
+        body: bytes,
+        read: Callable[[bytes], _T],
+        settled: Callable[[Failure], Awaitable[_T | None]] | None = None,
+    ) -> _T:
+        """A request with a body that is signed too, and may take its time; what `read` makes of
+        the answer's body, as part of the attempt. `settled`: see `Retrier.run`."""
+        payload = hashlib.sha256(body).hexdigest()
+
+        async def attempt() -> _T:
+            async with asyncio.timeout(self._patience.slow_answer):
+                url, headers = self._sign(request, payload)
+                answer = await self._session().request(request.method, url, headers, body)
+                return read(answer.body)
+
+        try:
+            return await self._run(attempt, settled=settled)
+        except Failed as failed:
+            raise failed.failure.error(operation) from failed
+
+    async def send(self, operation: str, request: Request, data: Buffer) -> tuple[int, Answer]:
+        """A request whose body is `data`. Returns the size and the answer.
 
         However it ends, no view of `data` is left then, and nothing sends from it.
         """
-        client = await self.client()
-
-        async def request(body: PartBody, size: int) -> Any:
-            return await getattr(client, method)(
-                Bucket=self._settings.bucket, Body=body, ContentLength=size, **parameters
-            )
-
-        return await self._send(operation, request, data)
-
-    async def send_part(
-        self, operation: str, key: str, upload_id: str, number: int, data: Buffer
-    ) -> tuple[int, str]:
-        """UploadPart, signed by ourselves. `key` with the prefix. Returns the size and the etag;
-        the same holds for `data` as in `send`."""
-        signer, session = await self._by_ourselves()
-        again = False
-
-        async def request(body: PartBody, size: int) -> str:
-            nonlocal again
-            metrics.part_retries += again
-            again = True
-            url, headers = signer.part(key, upload_id, number)
-            return await session.put_part(url, headers, body, size)
-
-        return await self._send(operation, request, data)
-
-    async def complete(
-        self,
-        operation: str,
-        key: str,
-        upload_id: str,
-        body: bytes,
-        settled: Callable[[Failure], Awaitable[Any]],
-    ) -> None:
-        """CompleteMultipartUpload, signed by ourselves. `key` with the prefix; `body`: the list of
-        parts; `settled`: see `Retrier.run`."""
-        signer, session = await self._by_ourselves()
-
-        async def attempt() -> bool:
-            url, headers = signer.complete(key, upload_id, body)
-            async with asyncio.timeout(self._patience.slow_answer):
-                await session.complete(url, headers, body)
-            return True
-
-        try:
-            await self._run(attempt, settled=settled)
-        except Failed as failed:
-            raise failed.failure.error(operation) from failed
-
-    async def _by_ourselves(self) -> tuple[Signer, HttpSession]:
-        client = await self.client()
-        if self._signer is None:
-            self._signer = await self._make_signer(client)
-        # Not public, but the one way to the connections and settings that the client uses.
-        return self._signer, client._endpoint.http_session
-
-    async def _make_signer(self, client: Any) -> Signer:
-        # The client knows how this bucket is addressed: by path, or as a host.
-        name = "key"
-        address = {"Bucket": self._settings.bucket, "Key": name}
-        url: str = await client.generate_presigned_url("get_object", Params=address)
-        base = url.partition("?")[0].removesuffix(name)
-        settings = self._settings
-        return Signer(base, settings.access_key, settings.secret_key, client.meta.region_name)
-
-    async def _send(
-        self,
-        operation: str,
-        request: Callable[[PartBody, int], Awaitable[Any]],
-        data: Buffer,
-    ) -> tuple[int, Any]:
         patience = self._patience
+        again = False
         with memoryview(data) as whole, whole.cast("B") as view:
             size = view.nbytes
 
-            async def attempt() -> Any:
+            async def attempt() -> Answer:
+                nonlocal again
+                metrics.part_retries += again and request.is_part
+                again = True
                 async with asyncio.timeout(patience.answer) as limit:
                     body = PartBody(
                         view,
@@ -211,7 +194,9 @@ class Calls:
                         silence=patience.answer,
                     )
                     try:
-                        return await request(body, size)
+                        url, headers = self._sign(request)
+                        headers["Content-Length"] = str(size)
+                        return await self._session().request(request.method, url, headers, body)
                     finally:
                         await body.settle()
 
@@ -220,12 +205,62 @@ class Calls:
             except Failed as failed:
                 raise failed.failure.error(operation) from failed
 
+    # What stays with aiobotocore
+
+    async def library(
+        self,
+        operation: str,
+        method: str,
+        parameters: Mapping[str, Any],
+        *,
+        silence: float | None = None,
+    ) -> Any:
+        """Call a method of aiobotocore's client."""
+        try:
+            return await self.attempt_library(method, parameters, silence=silence)
+        except Failed as failed:
+            raise failed.failure.error(operation) from failed
+
+    async def attempt_library(
+        self, method: str, parameters: Mapping[str, Any], *, silence: float | None = None
+    ) -> Any:
+        """The same, but raises `Failed`."""
+        async with self._loading:
+            if self._library is None:
+                module = await asyncio.to_thread(_load_library)
+                self._library = module.Library(self._settings, self._session())
+        library = self._library
+
+        async def attempt() -> Any:
+            async with asyncio.timeout(silence or self._patience.answer):
+                return await library.call(method, dict(parameters))
+
+        return await self._run(attempt)
+
+    # What they share
+
+    def _session(self) -> HttpSession:
+        if self._opened is None:
+            self._opened = HttpSession(self._settings)
+        return self._opened
+
+    def _sign(self, request: Request, payload: str = UNSIGNED) -> tuple[str, dict[str, str]]:
+        key = self._settings.prefix + request.key if request.key else ""
+        url, headers = self._signer.sign(request.method, key, request.query, payload)
+        return url, headers if request.headers is None else {**headers, **request.headers}
+
     async def _run(
         self,
-        attempt: Callable[[], Awaitable[Any]],
+        attempt: Callable[[], Awaitable[_T]],
         attempts: int = ATTEMPTS,
-        settled: Callable[[Failure], Awaitable[Any]] | None = None,
-    ) -> Any:
+        settled: Callable[[Failure], Awaitable[_T | None]] | None = None,
+    ) -> _T:
         result = await self._retrier.run(attempt, attempts=attempts, settled=settled)
         self.succeeded = time.monotonic()
         return result
+
+
+def _load_library() -> Any:
+    from epoch.store import s3_client
+
+    return s3_client

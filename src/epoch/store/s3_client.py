@@ -1,35 +1,67 @@
-"""The aiobotocore client: one session and one client per process, told not to touch a body."""
+"""The few calls that stay with aiobotocore: copies, and the list of uploads.
+
+To be imported where one of them is to be made, and not before: that takes 0.2 s and 20 MB. What
+is frequent is signed and read by ourselves (`s3_calls`), over the same connections.
+"""
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
+import botocore.exceptions
 import botocore.handlers
+import botocore.parsers
+from aiobotocore.awsrequest import AioAWSResponse
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore import UNSIGNED
 
 from epoch.config import S3Settings
+from epoch.store.s3_errors import NotS3, Refused
 from epoch.store.s3_http import USER_AGENT, HttpSession
 
 _AWS: Final = ".amazonaws.com"
-_DEFAULT_REGION: Final = "us-east-1"
-"""What stores that have no regions take a signature for."""
 
 
-async def open_client(settings: S3Settings, stack: AsyncExitStack) -> Any:
+class Library:
+    """An aiobotocore client over connections of ours."""
+
+    def __init__(self, settings: S3Settings, session: HttpSession) -> None:
+        self._settings = settings
+        self._session = session
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+
+    async def call(self, method: str, parameters: dict[str, Any]) -> Any:
+        """Call a method of the client. `Refused`, `NotS3`, or what aiohttp raises."""
+        if self._client is None:
+            self._client = await _open(self._settings, self._session, self._stack)
+        try:
+            return await getattr(self._client, method)(Bucket=self._settings.bucket, **parameters)
+        except botocore.exceptions.ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            raise Refused(int(status), "" if code == str(status) else code) from error
+        except botocore.parsers.ResponseParserError as error:
+            raise NotS3 from error
+
+    async def close(self) -> None:
+        """Close the client; the connections stay."""
+        await self._stack.aclose()
+
+
+async def _open(settings: S3Settings, session: HttpSession, stack: AsyncExitStack) -> Any:
     """A client for `settings`, closed by `stack`. Blocks the loop for some 60 ms, once."""
     aws = settings.endpoint.partition(":")[0].endswith(_AWS)
     config = AioConfig(
-        http_session_cls=HttpSession,
-        # SigV4 also for presigned URLs: botocore signs those by V2 in us-east-1. No secret: no
-        # signature, as the Go server has it.
+        http_session_cls=lambda **_: _Session(session),
+        # SigV4 wherever it may be asked for. No secret: no signature, as the Go server has it.
         signature_version="s3v4" if settings.secret_key else UNSIGNED,
         # Built anew for every request otherwise: 100 us.
         user_agent=USER_AGENT,
-        # Anything but these two and `payload_signing_enabled` either reads the body a second time
-        # or sends it as aws-chunked with a trailer, which Google Cloud Storage refuses.
+        # Anything but these two and `payload_signing_enabled` sends headers or trailers that
+        # Google Cloud Storage refuses.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         # One attempt: `s3_retry` repeats calls, where a lost answer can be looked into first.
@@ -40,12 +72,11 @@ async def open_client(settings: S3Settings, stack: AsyncExitStack) -> Any:
             "addressing_style": "auto" if aws else "path",
         },
     )
-    scheme = "https" if settings.secure else "http"
     client = await stack.enter_async_context(
         AioSession().create_client(
             "s3",
-            region_name=settings.region or _region_of(settings.endpoint) or _DEFAULT_REGION,
-            endpoint_url=None if aws else f"{scheme}://{settings.endpoint}",
+            region_name=settings.region,
+            endpoint_url=None if aws else settings.url,
             use_ssl=settings.secure,
             aws_access_key_id=settings.access_key,
             aws_secret_access_key=settings.secret_key or "unsigned",
@@ -64,7 +95,35 @@ def _stay(context: dict[str, Any], **_: Any) -> None:
     context.setdefault("s3_redirect", {})["redirected"] = True
 
 
-def _region_of(endpoint: str) -> str | None:
-    """The region that an AWS host name tells: `s3.eu-west-1.amazonaws.com`."""
-    labels = endpoint.partition(":")[0].removesuffix(_AWS).split(".")
-    return labels[1] if endpoint.startswith("s3.") and len(labels) == 2 else None
+class _Session:
+    """What `AioConfig(http_session_cls=...)` makes, in place of aiobotocore's own class."""
+
+    def __init__(self, session: HttpSession) -> None:
+        self._session = session
+
+    async def __aenter__(self) -> _Session:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """The connections are not its own."""
+
+    async def close(self) -> None:
+        """The same."""
+
+    async def send(self, request: Any) -> AioAWSResponse:
+        """Send a botocore `AWSPreparedRequest`, and read the answer."""
+        headers = {
+            name: value.decode() if isinstance(value, bytes) else value
+            for name, value in request.headers.items()
+        }
+        response = await self._session.raw(request.method, request.url, headers, request.body)
+        answer = AioAWSResponse(
+            request.url,
+            response.status,
+            {name.lower(): value for name, value in response.headers.items()},
+            response,
+        )
+        # White space is what a store sends while it copies an object, to keep the connection
+        # open. Before an XML declaration, botocore takes it for an error.
+        answer._content = (await response.read()).lstrip()
+        return answer

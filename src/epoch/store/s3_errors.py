@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
-from botocore.exceptions import ClientError
-from botocore.parsers import ResponseParserError
 
 from epoch.store.base import StoreError
 
@@ -71,9 +70,39 @@ _HOPELESS: Final = frozenset(
 )
 _ELSEWHERE: Final = "the bucket lives at another address: set EPOCH_S3_ENDPOINT and EPOCH_S3_REGION"
 
+_CODE: Final = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
+"""In an error body (Amazon S3, "REST error responses")."""
+
 _SOON: Final = 2.0
 _AFTER_REPAIR: Final = 30.0
 """Seconds after which asking again makes sense: when it may pass, when somebody must repair it."""
+
+
+class Refused(Exception):
+    """The store answered, and not with success. `code`: S3's error code, or empty."""
+
+    def __init__(self, status: int, code: str) -> None:
+        super().__init__(status, code)
+        self.status = status
+        self.code = code
+
+
+class NotS3(Exception):
+    """The store's answer is not what an S3 store would say."""
+
+
+class TooLarge(Exception):
+    """The object has more bytes than were wanted."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+def refused(status: int, body: bytes) -> Refused:
+    """What an answer with that status and that body means."""
+    code = _CODE.search(body)
+    return Refused(status, code[1].decode() if code else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +136,11 @@ class Failure:
 def understand(error: Exception) -> Failure:
     """Understand what an attempt raised. Never puts a library's text, which may quote a signed
     URL or a header, into ours."""
-    if isinstance(error, ClientError):
+    if isinstance(error, Refused):
         return _answered(error)
+    if isinstance(error, TooLarge):
+        text = f"{error.size} bytes, more than were expected"
+        return Failure("EntityTooLarge", text, transient=False)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return Failure("", "the store did not answer in time", transient=True, lost=True)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
@@ -124,16 +156,16 @@ def understand(error: Exception) -> Failure:
         reason = error.os_error.strerror or "no route"
         text = f"cannot connect to the store ({reason}): check EPOCH_S3_ENDPOINT"
         return Failure("", text, transient=True)
-    if isinstance(error, aiohttp.ClientResponseError | ResponseParserError):
+    if isinstance(error, aiohttp.ClientResponseError | NotS3):
         return Failure("", "the answer is not that of an S3 store", transient=True, lost=True)
     if isinstance(error, aiohttp.ClientError | OSError):
         return Failure("", "the connection to the store broke", transient=True, lost=True)
     return Failure("", f"unexpected {type(error).__name__}", transient=False, lost=True)
 
 
-def _answered(error: ClientError) -> Failure:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+def _answered(error: Refused) -> Failure:
+    status = error.status
+    code = error.code or str(status)
     throttled = status == 429 or code in _THROTTLED
     transient = throttled or code in _TRANSIENT or (status >= 500 and status != 501)
     advice = _ADVICE.get(code)
@@ -141,6 +173,6 @@ def _answered(error: ClientError) -> Failure:
         advice = _ELSEWHERE
     if advice is None:
         advice = "the store is failing" if transient else "the store refused the request"
-    label = f"{code} ({status})" if code and code != str(status) else f"status {status}"
+    label = f"{code} ({status})" if error.code else f"status {status}"
     lost = transient and not throttled
-    return Failure(code or str(status), f"{label}: {advice}", transient, throttled, lost)
+    return Failure(code, f"{label}: {advice}", transient, throttled, lost)

@@ -32,7 +32,7 @@ class Copier:
         Google Cloud Storage copies any size in this way, and has no other.
         """
         try:
-            await self._calls.attempt_call(
+            await self._calls.attempt_library(
                 "copy_object",
                 {"Key": self._prefix + target, "CopySource": self._source(source)},
                 silence=self._patience,
@@ -58,7 +58,7 @@ class Copier:
                 "CopySourceRange": f"bytes={start}-{stop - 1}",
             }
             async with gate:
-                answer = await self._calls.call(
+                answer = await self._calls.library(
                     operation, "upload_part_copy", parameters, silence=self._patience
                 )
             return Part(number, stop - start, answer["CopyPartResult"]["ETag"])

@@ -8,7 +8,7 @@ import pytest
 from epoch import media
 from epoch.digest import Digest
 from epoch.errors import Code
-from epoch.registry import listing, referrers
+from epoch.registry import referrers
 from epoch.store import keys
 
 REPO = "team/app"
@@ -40,7 +40,7 @@ async def test_tags_are_sorted_bytewise_and_paged(house: Any) -> None:
         assert await house.refused(answer) == (400, Code.UNSUPPORTED)
 
 
-async def test_what_is_not_a_tag_is_not_listed(house: Any, monkeypatch: Any) -> None:
+async def test_what_is_not_a_tag_is_not_listed(house: Any) -> None:
     data = await house.image()
     await house.push(REPO, data, "v1", "_digests0", "zz")
     for number in range(7):
@@ -48,8 +48,6 @@ async def test_what_is_not_a_tag_is_not_listed(house: Any, monkeypatch: Any) -> 
         await house.push(REPO, await house.image(bytes([number])))
     for extra in ("no-suffix", ".json", "a b.json", "sub/x.json"):
         await house.store.put(f"{keys.manifests(REPO)}{extra}", data)
-    assert (await house.list_tags(REPO))[0] == ["_digests0", "v1", "zz"]
-    monkeypatch.setattr(listing, "_SKIP_AFTER", 2)
     assert (await house.list_tags(REPO))[0] == ["_digests0", "v1", "zz"]
 
 
