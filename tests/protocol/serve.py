@@ -85,6 +85,9 @@ class Blocks:
     def fileno(self) -> int | None:
         return self._file
 
+    def take_socket(self) -> None:
+        return None
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while self.sent < self.promised:
             chunk = BLOCK[: self.promised - self.sent]

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 
-from epoch.store.base import ObjectInfo, ObjectReader, Store, StoreError
+from epoch.store.base import ObjectInfo, ObjectReader, OpenSocket, Store, StoreError
 
 
 class Unsent:
@@ -17,6 +17,10 @@ class Unsent:
     def fileno(self) -> int | None:
         """There is no file."""
         return None
+
+    def take_socket(self) -> None:
+        """There is no socket."""
+        return
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         raise StoreError("the body of a response to HEAD is not sent")
@@ -63,6 +67,10 @@ class Stored:
     def fileno(self) -> int | None:
         """The object's file, or None where it is not one."""
         return self._reader.fileno()
+
+    def take_socket(self) -> OpenSocket | None:
+        """The store's socket, where the reader can give it away."""
+        return self._reader.take_socket()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         self._chunks = self._read()

@@ -67,6 +67,23 @@ class Body(Protocol):
         """
 
 
+class StoreSocket(Protocol):
+    """A body on its way from a store, of which nobody here has to look at a byte."""
+
+    @property
+    def first(self) -> bytes:
+        """What has been received of it."""
+
+    @property
+    def descriptor(self) -> int:
+        """The non-blocking socket that all the rest can be received from, and more must not be.
+        It is not closed by who receives."""
+
+    @property
+    def stall(self) -> float:
+        """Seconds that may pass until the next bytes come."""
+
+
 class BodyStream(Protocol):
     """The body of a response that is too large to be held."""
 
@@ -79,7 +96,10 @@ class BodyStream(Protocol):
         """Where they begin in the file behind `fileno()`."""
 
     def fileno(self) -> int | None:
-        """A file to send from with sendfile(2), or None: then iterate."""
+        """A file to send from with sendfile(2), or None."""
+
+    def take_socket(self) -> StoreSocket | None:
+        """A socket to send from, once and instead of iterating, or None: then iterate."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """The bytes, chunk by chunk."""

@@ -13,6 +13,7 @@ import termios
 from typing import Final
 
 from epoch.http.message import ClientGone
+from epoch.metrics import metrics
 
 SLICE: Final = 4 * 1024 * 1024
 """Bytes per call, so that one fast client does not hold the loop."""
@@ -20,7 +21,7 @@ SLICE: Final = 4 * 1024 * 1024
 
 async def send_file(
     transport: asyncio.Transport, descriptor: int, offset: int, count: int, stall: float
-) -> int:
+) -> None:
     """Send `count` bytes of the file from `offset` on. `transport` must have nothing queued.
 
     Raises `ClientGone` if that breaks, or if the client takes no byte for `stall` seconds.
@@ -40,21 +41,21 @@ async def send_file(
                 raise ClientGone("the file is shorter than it was")
             offset += sent
             left -= sent
+            metrics.bytes_sent += sent
             await asyncio.sleep(0)
     finally:
         os.close(target)
-    return count
 
 
 def unsent(transport: asyncio.Transport) -> int:
     """Bytes on their way to the client, in this process and in the kernel; 0 if none is in this
     process. As long as that changes, the client takes them."""
     queued: int = transport.get_write_buffer_size()
-    return queued and queued + _unacknowledged(transport.get_extra_info("socket").fileno())
+    return queued and queued + unacknowledged(transport.get_extra_info("socket").fileno())
 
 
-def _unacknowledged(descriptor: int) -> int:
-    """What the kernel holds of what was sent; 0 where it does not tell.
+def unacknowledged(descriptor: int) -> int:
+    """Bytes of what was sent that the kernel still holds; 0 where it does not tell.
 
     It takes more only once a third of its buffer, up to some MiB, is free again: a slow client
     gets on for minutes before one notices at the other end.
@@ -69,14 +70,14 @@ def _unacknowledged(descriptor: int) -> int:
 async def _writable(descriptor: int, stall: float) -> None:
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
-    held = _unacknowledged(descriptor)
+    held = unacknowledged(descriptor)
     loop.add_writer(descriptor, ready.set)
     try:
         while not ready.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(stall):
                     await ready.wait()
-            before, held = held, _unacknowledged(descriptor)
+            before, held = held, unacknowledged(descriptor)
             if held == before and not ready.is_set():
                 raise ClientGone("the client stopped reading")
     finally:

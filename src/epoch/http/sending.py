@@ -7,6 +7,7 @@ import logging
 from typing import Final
 
 from epoch.http.message import BodyStream, ClientGone, Response
+from epoch.http.relay import relay
 from epoch.http.sendfile import send_file, unsent
 from epoch.metrics import metrics
 
@@ -79,10 +80,9 @@ class Sender:
 
     async def _stream(self, stream: BodyStream) -> int:
         """Send a stream with backpressure. A failure cuts the connection: no clean end."""
-        descriptor = stream.fileno()
         try:
-            if descriptor is not None and not self._secure:
-                return await self._send_file(descriptor, stream.offset, stream.length)
+            if not self._secure and await self._send_around(stream):
+                return stream.length
             sent = 0
             async for chunk in stream:
                 if self.lost:
@@ -100,15 +100,28 @@ class Sender:
             raise ClientGone("the response could not be completed") from error
         return sent
 
-    async def _send_file(self, descriptor: int, offset: int, count: int) -> int:
-        # What is sent around the transport must not overtake what the transport still holds.
+    async def _send_around(self, stream: BodyStream) -> bool:
+        """Send a stream from a file or a socket, around the transport; False where it has none."""
+        transport, length = self._transport, stream.length
+        if (file := stream.fileno()) is not None:
+            await self._empty()
+            await send_file(transport, file, stream.offset, length, self._stall)
+        elif (source := stream.take_socket()) is not None:
+            transport.write(source.first)
+            metrics.bytes_sent += len(source.first)
+            await self._empty()
+            if rest := length - len(source.first):
+                await relay(transport, source, rest, self._stall)
+        else:
+            return False
+        if not self.lost:
+            transport.set_write_buffer_limits(high=WRITE_HIGH)
+        return True
+
+    async def _empty(self) -> None:
+        """What is sent around the transport must not overtake what the transport still holds."""
         self._transport.set_write_buffer_limits(high=0)
         await self._drained()
-        sent = await send_file(self._transport, descriptor, offset, count, self._stall)
-        metrics.bytes_sent += sent
-        if not self.lost:
-            self._transport.set_write_buffer_limits(high=WRITE_HIGH)
-        return sent
 
     async def _drained(self) -> None:
         while self._writable is not None:

@@ -58,6 +58,20 @@ class Part:
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class OpenSocket:
+    """The bytes of an open object that nobody has to look at here.
+
+    `first`: those that have been received. `descriptor`: the non-blocking socket from which all
+    others can be received, and not one more, or -1 where there are none; it stays the reader's.
+    `stall`: seconds that may pass until the next bytes come.
+    """
+
+    first: bytes
+    descriptor: int
+    stall: float
+
+
 class ObjectReader(Protocol):
     """An open object (or a range of it), read once, front to back."""
 
@@ -67,6 +81,10 @@ class ObjectReader(Protocol):
 
     def fileno(self) -> int | None:
         """A file descriptor positioned anywhere, for sendfile(2), or None where there is none."""
+
+    def take_socket(self) -> OpenSocket | None:
+        """To be used once, instead of iterating; None where there is none, or where the bytes that
+        it gives would have to be decoded, or where it is not worth it: then iterate."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """The bytes of the range; a connection cut short raises `StoreError`, never a clean end."""

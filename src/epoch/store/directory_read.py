@@ -50,6 +50,10 @@ class FileReader:
         """The open file. Its position is not used."""
         return self._fd
 
+    def take_socket(self) -> None:
+        """None: there is no socket."""
+        return
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         operation = f"read {self.info.key}"
         for offset in range(self._start, self._stop, _CHUNK):

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from epoch.store.base import ObjectInfo, StoreError
+from epoch.store.base import ObjectInfo, OpenSocket, StoreError
 from epoch.store.s3_errors import understand
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_WORTH_A_CONNECTION: Final = 1024 * 1024
+"""Bytes of an answer from which on it is read around aiohttp, which costs a new connection."""
 
 
 def info_of(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
@@ -35,7 +41,7 @@ class S3Reader:
         info = info_of(key, answer)
         self._expected = info.size
         self._stall = stall
-        self._content = answer["Body"].raw_stream.content
+        self._response: aiohttp.ClientResponse = answer["Body"].raw_stream
         if range_header(start, stop):
             size = _size_in(answer.get("ContentRange", ""), start)
             wanted = (size if stop is None else min(stop, size)) - start
@@ -48,12 +54,36 @@ class S3Reader:
         """None: there is no file."""
         return
 
+    def take_socket(self) -> OpenSocket | None:
+        """The connection's, where it is not encrypted and enough is still to come.
+
+        It is of no more use for other requests then: it is closed when the answer is.
+        """
+        connection = self._response.connection
+        # None: the answer has come to its end, well or not.
+        transport = None if connection is None else connection.transport
+        if (
+            transport is None
+            or self._expected < _WORTH_A_CONNECTION
+            or transport.get_extra_info("sslcontext") is not None
+            or "Transfer-Encoding" in self._response.headers
+        ):
+            return None
+        first = bytearray()
+        # Each read lets aiohttp's parser go on with what it has not looked at yet.
+        while chunk := self._response.content.read_nowait():
+            first += chunk
+        if len(first) == self._expected:  # the connection is not ours any more
+            return OpenSocket(bytes(first), -1, self._stall)
+        transport.pause_reading()
+        return OpenSocket(bytes(first), transport.get_extra_info("socket").fileno(), self._stall)
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = self._expected
         while left > 0:
             try:
                 async with asyncio.timeout(self._stall):
-                    chunk = await self._content.readany()
+                    chunk = await self._response.content.readany()
             except Exception as error:
                 raise understand(error).error(f"read {self.info.key}") from error
             if not chunk:
@@ -70,6 +100,10 @@ class EmptyReader:
 
     def fileno(self) -> None:
         """None: there is no file."""
+        return
+
+    def take_socket(self) -> None:
+        """None: there is nothing to be had from it."""
         return
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -147,6 +147,9 @@ async def test_an_object_that_is_cut_short_ends_in_an_error(house: Any, lost: in
         def fileno(self) -> None:
             return None
 
+        def take_socket(self) -> None:
+            return None
+
         async def __aiter__(self) -> AsyncIterator[bytes]:
             yield CONTENT[: 2048 - lost]
 
