@@ -5,7 +5,7 @@
    are read from standard input, one `sha256:<hex>` a line, in the order stream 0 push 0, stream 1
    push 0, ..., stream 0 push 1, ...; the n-th is the one of blob `--first` + n. What happened is
    printed as one JSON object. With --patch a push is three requests: POST, PATCH with the body,
-   an empty PUT with the digest. */
+   an empty PUT with the digest; with --post it is two: POST, PUT with the body and the digest. */
 #define _GNU_SOURCE
 #include "tls.h"
 
@@ -16,9 +16,9 @@ enum { BLOCK = 1 << 20, TAIL = 8 };
 struct stream {
     int fd, index, push;
     enum { BEGIN, SEND, CLOSE } step;
-    char location[256]; /* of the upload session, with --patch */
+    char location[1024]; /* of the upload session, with --patch or --post */
     unsigned number; /* of the blob under way, counted from 0 */
-    char head[1024], tail[16], response[HEAD_LIMIT + 1];
+    char head[2048], tail[16], response[HEAD_LIMIT + 1];
     size_t head_size, head_sent, tail_size, tail_sent, response_size;
     uint64_t body_sent; /* of the bytes between head and tail */
     int sending;
@@ -28,7 +28,7 @@ struct stream {
 static char *period; /* what the body repeats: the block, or the block cut into chunks */
 static size_t period_size, write_size = 1 << 20, chunk;
 static uint64_t blob_size = 1 << 30, body_size, first;
-static int patch, port, streams = 1, pushes = 1, silent, silent_bytes, epoll, running, printed;
+static int patch, post, port, streams = 1, pushes = 1, silent, silent_bytes, epoll, running, printed;
 static const char *path = "/v2/bench/blobs/", *extra = "";
 static char (*digests)[80];
 static double began;
@@ -87,12 +87,17 @@ static size_t format_head(char *text, size_t limit, const char *digest, uint64_t
                             path, digest, port, extra, *extra ? "\r\n" : "", framing);
 }
 
+/* Whether the request of the step has the body. */
+static int carries(const struct stream *s) {
+    return patch ? s->step == SEND : post ? s->step == CLOSE : 1;
+}
+
 static void format_step(struct stream *s) {
     const char *method = s->step == BEGIN ? "POST" : s->step == SEND ? "PATCH" : "PUT";
-    const char *query = s->step == CLOSE ? "?digest=" : "";
+    const char *query = s->step != CLOSE ? "" : strchr(s->location, '?') ? "&digest=" : "?digest=";
     char framing[64] = "Content-Length: 0";
-    if (s->step == SEND && chunk) strcpy(framing, "Transfer-Encoding: chunked");
-    else if (s->step == SEND) sprintf(framing, "Content-Length: %lu", blob_size);
+    if (carries(s) && chunk) strcpy(framing, "Transfer-Encoding: chunked");
+    else if (carries(s)) sprintf(framing, "Content-Length: %lu", blob_size);
     s->head_size = (size_t)snprintf(
         s->head, sizeof s->head, "%s %s%s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s\r\n\r\n", method,
         s->step == BEGIN ? "/v2/bench/blobs/uploads/" : s->location, query,
@@ -100,7 +105,7 @@ static void format_step(struct stream *s) {
 }
 
 static void begin_step(struct stream *s) {
-    if (patch)
+    if (patch || post)
         format_step(s);
     else
         s->head_size = format_head(s->head, sizeof s->head, digests[s->number], blob_size);
@@ -112,7 +117,7 @@ static void begin_step(struct stream *s) {
     }
     s->head_sent = s->tail_sent = s->response_size = 0;
     s->body_sent = 0;
-    if (patch && s->step != SEND) {
+    if (!carries(s)) {
         s->body_sent = body_size;
         s->tail_size = 0;
     }
@@ -134,12 +139,12 @@ static void begin_push(struct stream *s) {
     begin_step(s);
 }
 
-/* What follows an answer of --patch that is not the last one; 0 where it is. */
+/* What follows an answer that is not the last one; 0 where it is. */
 static int next_step(struct stream *s, int status) {
-    if (!patch || status != 202 || s->step == CLOSE) return 0;
+    if (!(patch || post) || status != 202 || s->step == CLOSE) return 0;
     const char *location = header(s->response, "\r\nlocation:");
-    if (!location || sscanf(location, "%255s", s->location) != 1) return 0;
-    s->step++;
+    if (!location || sscanf(location, "%1023s", s->location) != 1) return 0;
+    s->step = patch ? s->step + 1 : CLOSE;
     begin_step(s);
     return 1;
 }
@@ -256,7 +261,7 @@ static void parse_options(int count, char **arguments) {
         {"size", 1, NULL, 's'},      {"write-size", 1, NULL, 'w'}, {"chunked", 1, NULL, 'c'},
         {"path", 1, NULL, 'u'},      {"first", 1, NULL, 'f'},      {"silent", 1, NULL, 'k'},
         {"silent-bytes", 1, NULL, 'b'}, {"header", 1, NULL, 'h'},
-        {"patch", 0, NULL, 'a'},     {"tls", 0, NULL, 't'},        {NULL, 0, NULL, 0}};
+        {"patch", 0, NULL, 'a'},     {"post", 0, NULL, 'o'},     {"tls", 0, NULL, 't'},        {NULL, 0, NULL, 0}};
     for (int option; (option = getopt_long(count, arguments, "", options, NULL)) != -1;) {
         switch (option) {
             case 'p': port = atoi(optarg); break;
@@ -271,6 +276,7 @@ static void parse_options(int count, char **arguments) {
             case 'b': silent_bytes = atoi(optarg); break;
             case 'h': extra = optarg; break;
             case 'a': patch = 1; break;
+            case 'o': post = 1; break;
             case 't': tls_call(); break;
             default: exit(2);
         }

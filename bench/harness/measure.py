@@ -25,6 +25,8 @@ class Load:
     """Bytes of a chunk of a body of unknown length; 0: the length is announced."""
     patch: bool = False
     """POST, PATCH and an empty PUT instead of one PUT."""
+    post: bool = False
+    """POST, and PUT with the body, instead of one PUT."""
     tls: bool = False
     """TLS from the load to the server, and from the server to the store."""
     silent: int = 0
@@ -69,7 +71,7 @@ class Subject:
         The floor and `epoch put` take no chunks: they stand for what the same bytes cost without.
         """
         if self.name in ("floor", "epoch put"):
-            load = replace(load, chunked=0, patch=False)
+            load = replace(load, chunked=0, patch=False, post=False)
         numbers = [next(_numbers) for _ in range(load.streams)]
         self.process.reset_peak()
         before = self.process.cpu_seconds()
@@ -103,6 +105,7 @@ def _run_load(port: int, load: Load, numbers: list[int]) -> dict[str, Any]:
         *(f"--chunked={load.chunked}", f"--silent={load.silent}"),
         f"--silent-bytes={load.silent_bytes}",
         *(["--patch"] if load.patch else []),
+        *(["--post"] if load.post else []),
         *(["--tls"] if load.tls else []),
     ]
     done = subprocess.run(command, input=digests, capture_output=True, text=True, check=False)
@@ -119,7 +122,8 @@ def measure(subjects: list[Subject], load: Load, runs: int) -> None:
     """
     for subject in subjects:
         warm = Load(size=min(load.size, 64 << 20), streams=load.streams)
-        subject.push(replace(warm, patch=load.patch, chunked=load.chunked, tls=load.tls))
+        way = replace(warm, patch=load.patch, post=load.post, chunked=load.chunked, tls=load.tls)
+        subject.push(way)
     for _ in range(runs):
         for subject in subjects:
             subject.samples.append(subject.push(load))

@@ -26,7 +26,7 @@ storage:
   delete: {enabled: true}
   redirect: {disable: true}
   maintenance: {uploadpurging: {enabled: false}}
-http: {addr: "127.0.0.1:0"}
+http: {addr: "127.0.0.1:0", relativeurls: true}
 """
 
 

@@ -19,7 +19,7 @@ from bench.harness.servers import Tuning, start_epoch, start_epoch_on
 _REPOSITORY: Final = "bench/image"
 _TAGS: Final = [f"v1.{n}" for n in range(50)]
 _WARM: Final = 0.3
-_SECONDS: Final = 0.5
+_SECONDS: Final = 0.3
 """Of each measurement; there are a hundred of them."""
 
 Servers = dict[str, Process]

@@ -1,0 +1,68 @@
+"""Pushes beside other registries, on the same store."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Final
+
+from bench.harness.blobs import GIB, MIB
+from bench.harness.measure import Load, Subject, measure
+from bench.harness.peers import VERSION, distribution, start_distribution
+from bench.harness.row import Row
+from bench.harness.seaweed import seaweed
+from bench.harness.servers import Tuning, start_discard, start_epoch, start_floor
+
+_GO_PER_FLOOR: Final = 1.95
+"""What the Go registry epoch with streamed parts took, over the same floor: 2.05 to 2.2 s of CPU
+for each 10^9 bytes where the floor took 1.02 to 1.07. It cannot be had as a package."""
+_MOST_RUNS: Final = 3
+
+
+def rows(runs: int) -> Iterator[Row]:
+    """Epoch by one PUT, distribution by POST and PUT, each as its own clients push."""
+    yield _beside_go(min(runs, _MOST_RUNS))
+    if distribution() is not None:
+        yield _beside_distribution(min(runs, _MOST_RUNS))
+
+
+def _beside_go(runs: int) -> Row:
+    with ExitStack() as stack:
+        store = stack.enter_context(start_discard()).port
+        floor = Subject("floor", stack.enter_context(start_floor(store, Tuning())))
+        epoch = Subject("epoch put", stack.enter_context(start_epoch(store, Tuning())))
+        measure([floor, epoch], Load(size=GIB), runs)
+    return Row(
+        2,
+        "PUT of 1 GiB beside the Go epoch",
+        "x Go epoch",
+        0.55,
+        [ratio / _GO_PER_FLOOR for ratio in _ratios(epoch, floor)],
+        detail={"note": f"which is not run, but taken for {_GO_PER_FLOOR} x floor, as published"},
+    )
+
+
+def _beside_distribution(runs: int) -> Row:
+    # The discarding store lists no uploads, without which distribution does not go on with one.
+    with ExitStack() as stack:
+        store = stack.enter_context(seaweed()).port
+        epoch = Subject("epoch put", stack.enter_context(start_epoch(store, Tuning())))
+        process = stack.enter_context(start_distribution(store, Tuning()))
+        peer = Subject("distribution", process)
+        measure([epoch, peer], Load(size=256 * MIB, post=True), runs)
+    figures = {each.name: round(each.median("cpu_per_gb"), 3) for each in (epoch, peer)}
+    return Row(
+        2,
+        f"PUT of 256 MiB beside distribution {VERSION}, SeaweedFS",
+        "x distribution",
+        0.30,
+        _ratios(epoch, peer),
+        detail={"note": f"CPU s/GB: {figures}"},
+    )
+
+
+def _ratios(one: Subject, other: Subject) -> list[float]:
+    """CPU of `one` over that of `other`, round by round."""
+    for subject in (one, other):
+        if any(sample.refused for sample in subject.samples):
+            raise RuntimeError(f"{subject.name} refused a push: {subject.process.output()[-1000:]}")
+    pairs = zip(one.samples, other.samples, strict=True)
+    return [a.cpu_per_gb / b.cpu_per_gb for a, b in pairs]
