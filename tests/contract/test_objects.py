@@ -155,12 +155,23 @@ async def test_list_is_in_key_order(store: Store) -> None:
     assert sizes == {key: len(key) for key in made}
 
 
+async def test_fetch(store: Store) -> None:
+    await store.put("f", b"1234")
+    assert await store.fetch("f", 4) == (await store.head("f"), b"1234")
+    assert await store.fetch("none", 4) is None
+    with pytest.raises(StoreError):
+        await store.fetch("f", 3)
+
+
 async def test_folder(store: Store) -> None:
     for key in ("f/b", "f/a-b", "f/a/c", "f/a/d/e", "f/b-c/d", "fa", "g"):
         await store.put(key, key.encode())
 
     async def folder(prefix: str) -> list[tuple[str, int]]:
-        return [(info.key, info.size) async for info in store.list_folder(prefix)]
+        found = [info async for info in store.list_folder(prefix)]
+        names = sorted(await store.names(prefix))
+        assert names == sorted(info.key.removeprefix(prefix) for info in found)
+        return [(info.key, info.size) for info in found]
 
     assert await folder("f/") == [("f/a-b", 5), ("f/b", 3)]
     assert await folder("f/a/") == [("f/a/c", 5)]
@@ -178,6 +189,7 @@ async def test_list_over_a_page(store: Store) -> None:
     await asyncio.gather(*(put(key) for key in made))
     assert await keys(store, "l/") == made
     assert [info.key async for info in store.list_folder("l/")] == made
+    assert len(await store.names("l/")) == len(made)
     assert await keys(store, "l/", "l/00999") == made[1000:]
 
 

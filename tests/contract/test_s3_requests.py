@@ -7,7 +7,9 @@ UploadPartCopy, and on part of its front ends the batch delete.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -94,6 +96,33 @@ def _judge_body(head: Head) -> None:
     assert head.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD", head
     if "partNumber" not in head.query:
         assert head.headers["content-type"] == "application/octet-stream", head
+
+
+_FREQUENT = """
+import asyncio, sys
+from epoch.config import S3Settings
+from epoch.store.s3 import S3Store
+
+async def main():
+    store = S3Store(S3Settings(**{settings!r}))
+    await store.check()
+    await store.put("k", b"data")
+    assert await store.get("k", 4) == b"data"
+    assert [info.key async for info in store.list("")] == ["k"]
+    upload = await store.create_multipart("m")
+    await store.complete_multipart(upload, [await store.put_part(upload, 1, 0, b"data")])
+    await store.abort_multipart(await store.create_multipart("n"))
+    await store.close()
+
+asyncio.run(main())
+sys.exit(any(name in sys.modules for name in ("aiobotocore", "botocore")))
+"""
+
+
+def test_what_is_frequent_needs_no_library(s3_settings: S3Settings) -> None:
+    """It would take 0.2 s of the start, and 20 MB."""
+    code = _FREQUENT.format(settings=asdict(s3_settings))
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 async def test_bodies_are_sent_once(heads: list[Head]) -> None:

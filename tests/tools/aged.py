@@ -44,6 +44,10 @@ class Aged:
     async def get(self, key: str, limit: int) -> bytes | None:
         return await self.inner.get(key, limit)
 
+    async def fetch(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
+        found = await self.inner.fetch(key, limit)
+        return None if found is None else (self._aged(found[0]), found[1])
+
     def open(
         self, key: str, start: int = 0, stop: int | None = None
     ) -> AbstractAsyncContextManager[ObjectReader | None]:
@@ -67,6 +71,9 @@ class Aged:
     async def list_folder(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         async for info in self.inner.list_folder(prefix):
             yield self._aged(info)
+
+    async def names(self, prefix: str) -> Sequence[str]:
+        return await self.inner.names(prefix)
 
     async def create_multipart(self, key: str) -> Multipart:
         return await self.inner.create_multipart(key)
@@ -135,6 +142,10 @@ class Stepped(Aged):
     async def get(self, key: str, limit: int) -> bytes | None:
         await self._turn()
         return await super().get(key, limit)
+
+    async def fetch(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
+        await self._turn()
+        return await super().fetch(key, limit)
 
     async def put(self, key: str, data: Buffer) -> None:
         await self._turn()

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from epoch.store.base import Store, StoreError
 
 _CALLS: Final = frozenset(
-    {"head", "get", "put", "put_new", "delete", "create_multipart", "put_part"}
+    {"head", "get", "fetch", "names", "put", "put_new", "delete", "create_multipart", "put_part"}
     | {"complete_multipart", "abort_multipart", "move"}
 )
 

@@ -20,12 +20,22 @@ async def tags(store: Store, repository: str) -> AsyncIterator[tuple[str, Object
     Keys without `.json`, below a further slash, or that no client could ask for, are not tags.
     """
     prefix = keys.manifests(repository)
-    start = len(prefix)
     async with aclosing(cast(AsyncGenerator[ObjectInfo, None], store.list_folder(prefix))) as infos:
         async for info in infos:
-            tag = info.key[start:].removesuffix(_SUFFIX)
-            if len(tag) + start < len(info.key) and is_tag(tag):
+            tag = _tag_of(info.key[len(prefix) :])
+            if tag is not None:
                 yield tag, info
+
+
+async def tag_names(store: Store, repository: str) -> list[str]:
+    """The same tags without their objects, in any order."""
+    names = await store.names(keys.manifests(repository))
+    return [tag for name in names if (tag := _tag_of(name)) is not None]
+
+
+def _tag_of(name: str) -> str | None:
+    tag = name.removesuffix(_SUFFIX)
+    return tag if tag != name and is_tag(tag) else None
 
 
 async def has_manifests(store: Store, repository: str) -> bool:

@@ -1,5 +1,7 @@
 """The handlers of `/v2/<name>/manifests/<reference>` (distribution-spec end-3, 7a, 7b, 9)."""
 
+from typing import Final
+
 from epoch.concurrently import both, for_each
 from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
@@ -12,10 +14,13 @@ from epoch.registry.document import Document
 from epoch.registry.membership import Membership
 from epoch.registry.presence import check_present
 from epoch.registry.referrers import Referrers
-from epoch.registry.tags import TagForms, digest_of_tagged
+from epoch.registry.tags import TagForms
 from epoch.store import keys
 from epoch.store.base import Store
 from epoch.store.pins import Pins
+
+_REMEMBERED: Final = 4096
+"""Manifests whose media type is remembered: a quarter of the time of a GET goes to reading it."""
 
 
 class Manifests:
@@ -46,6 +51,7 @@ class Manifests:
         self._dashboard = dashboard
         self._forms = TagForms(store)
         self._max_size = max_size
+        self._types: dict[Digest, str] = {}
 
     async def put(self, request: Request, name: str, reference: str) -> Response:
         """Store a manifest under a tag, or under its digest and any number of `?tag=`.
@@ -85,11 +91,20 @@ class Manifests:
         repository = check_name(name)
         data, digest = await self._find(repository, _parse(reference))
         headers = [
-            ("Content-Type", document.media_type_of(data)),
+            ("Content-Type", self._type_of(digest, data)),
             ("Docker-Content-Digest", str(digest)),
             ("ETag", f'"{digest}"'),
         ]
         return Response(200, headers, data)
+
+    def _type_of(self, digest: Digest, data: bytes) -> str:
+        """The media type of bytes that have this digest, and so for ever."""
+        found = self._types.get(digest)
+        if found is None:
+            if len(self._types) >= _REMEMBERED:
+                self._types.clear()
+            found = self._types[digest] = document.media_type_of(data)
+        return found
 
     async def delete(self, _request: Request, name: str, reference: str) -> Response:
         """Delete a tag; or a manifest by its digest, and every tag that stands for it. 202."""
@@ -112,10 +127,8 @@ class Manifests:
         await self._store.put(key, data)
 
         async def write_tag(tag: str) -> None:
-            await both(
-                self._forms.remember(repository, tag, digest),
-                self._store.put(keys.manifest_by_tag(repository, tag), data),
-            )
+            await self._forms.remember(repository, tag, digest)
+            await self._store.put(keys.manifest_by_tag(repository, tag), data)
             self._dashboard.changed(repository, tag, present=True)
 
         async def confirm() -> None:
@@ -136,17 +149,10 @@ class Manifests:
                 # Seen in buckets where anybody could push to `<repository>/_digests`.
                 raise RegistryError(Code.UNKNOWN, "the stored manifest is damaged: push it again")
             return data, asked
-        tagged = await self._find_tagged(repository, asked) if is_tag(asked) else None
+        tagged = await self._forms.read(repository, asked) if is_tag(asked) else None
         if tagged is None:
             raise await self._unknown(repository)
         return tagged
-
-    async def _find_tagged(self, repository: str, tag: str) -> tuple[bytes, Digest] | None:
-        data, form = await both(
-            self._store.get(keys.manifest_by_tag(repository, tag), document.MAX_STORED),
-            self._forms.recall(repository, tag),
-        )
-        return None if data is None else (data, digest_of_tagged(data, form))
 
     async def _unknown(self, repository: str) -> RegistryError:
         known = await self._catalog.has(repository)
@@ -171,7 +177,7 @@ class Manifests:
 
     async def _delete_tags_of(self, repository: str, digest: Digest, size: int) -> None:
         async def delete_if_same(tag: str) -> None:
-            tagged = await self._find_tagged(repository, tag)
+            tagged = await self._forms.read(repository, tag)
             if tagged is not None and tagged[1] == digest:
                 await self._delete_tag(repository, tag)
 

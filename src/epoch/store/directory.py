@@ -21,7 +21,7 @@ from epoch.store import directory_files as files
 from epoch.store.base import Multipart, ObjectInfo, Part, StoreError
 from epoch.store.directory_read import FileReader, info_of, open_object
 from epoch.store.directory_threads import Threads
-from epoch.store.directory_walk import files_in, walk
+from epoch.store.directory_walk import files_in, names_in, walk
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -84,6 +84,11 @@ class DirectoryStore:
 
     async def get(self, key: str, limit: int) -> bytes | None:
         """The whole object, or None where there is none. `StoreError` above `limit` bytes."""
+        found = await self.fetch(key, limit)
+        return None if found is None else found[1]
+
+    async def fetch(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
+        """The same, and what is known about it."""
         with files.explained(f"get {key}"):
             opened = open_object(self._path(key))
             if opened is None:
@@ -97,8 +102,9 @@ class DirectoryStore:
                         retry_after=None,
                     )
                 if size <= _INLINE:
-                    return files.read_at(fd, 0, size)
-                return await self._threads.run(f"get {key}", files.read_at, fd, 0, size)
+                    return info_of(key, status), files.read_at(fd, 0, size)
+                data = await self._threads.run(f"get {key}", files.read_at, fd, 0, size)
+                return info_of(key, status), data
             finally:
                 os.close(fd)
 
@@ -164,6 +170,11 @@ class DirectoryStore:
         operation = f"list {prefix}"
         for key, status in await self._threads.run(operation, files_in, self._root, prefix):
             yield info_of(key, status)
+
+    async def names(self, prefix: str) -> Sequence[str]:
+        """The names of the files right below `prefix`, which ends in a slash."""
+        path = self._path(prefix.removesuffix("/"))
+        return await self._threads.run(f"list {prefix}", names_in, path)
 
     async def create_multipart(self, key: str) -> Multipart:
         """Begin a multipart upload: one file that the parts are written into at their offsets."""

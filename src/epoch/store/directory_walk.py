@@ -41,6 +41,15 @@ def files_in(root: str, folder: str) -> list[tuple[str, os.stat_result]]:
     return [(key, status) for _, key, status in _scan(root, folder, b"", b"") if status is not None]
 
 
+def names_in(path: str) -> list[str]:
+    """The names of the files right in the directory `path`, in any order."""
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_file()]
+    except MISSING:
+        return []
+
+
 def _scan(root: str, folder: str, wanted: bytes, last: bytes) -> list[_Entry]:
     """The files and the directories (whose keys end in `/`) right in `folder`, in key order."""
     try:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from xml.sax.saxutils import escape
@@ -85,6 +86,14 @@ class S3Store:
         """The whole object, or None where there is none. `StoreError` above `limit` bytes."""
         answer = await self._calls.find(f"get {key}", Request("GET", key, limit=limit))
         return None if answer is None else answer.body
+
+    async def fetch(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
+        """The same, and what is known about it."""
+        operation = f"get {key}"
+        answer = await self._calls.find(operation, Request("GET", key, limit=limit))
+        if answer is None:
+            return None
+        return info_of(key, _described(operation, answer.headers)), answer.body
 
     @contextlib.asynccontextmanager
     async def open(
@@ -161,17 +170,30 @@ class S3Store:
 
     async def _list(self, prefix: str, which: Mapping[str, str]) -> AsyncIterator[ObjectInfo]:
         own = self._settings.prefix
-        query = {"list-type": "2", "prefix": own + prefix, "encoding-type": "url", **which}
-        while True:
-            answer = await self._calls.call(f"list {prefix}", Request("GET", query=query))
-            page = parse_list(answer.body, "ListBucketResult", "Contents")
-            for item in page.items:
+        async for items in self._pages(prefix, which):
+            for item in items:
                 yield ObjectInfo(
                     item["Key"].removeprefix(own),
                     int(item["Size"]),
                     item.get("ETag", ""),
                     datetime.fromisoformat(item["LastModified"]).timestamp(),
                 )
+
+    async def names(self, prefix: str) -> Sequence[str]:
+        """The keys of the same objects without `prefix`."""
+        cut = len(self._settings.prefix + prefix)
+        pages = self._pages(prefix, {"delimiter": "/"})
+        return [item["Key"][cut:] async for items in pages for item in items]
+
+    async def _pages(
+        self, prefix: str, which: Mapping[str, str]
+    ) -> AsyncIterator[Sequence[dict[str, str]]]:
+        query = {"list-type": "2", "prefix": self._settings.prefix + prefix, **which}
+        query["encoding-type"] = "url"
+        while True:
+            answer = await self._calls.call(f"list {prefix}", Request("GET", query=query))
+            page = parse_list(answer.body, "ListBucketResult", "Contents")
+            yield page.items
             token = page.about.get("NextContinuationToken")
             if not page.truncated or not token:
                 return
@@ -310,6 +332,13 @@ def _described(operation: str, headers: Mapping[str, str]) -> dict[str, Any]:
     return {
         "ContentLength": headers["Content-Length"],
         "ETag": headers.get("ETag", ""),
-        "LastModified": parsedate_to_datetime(headers["Last-Modified"]),
+        "LastModified": _date(headers["Last-Modified"]),
         "ContentRange": headers.get("Content-Range", ""),
     }
+
+
+@lru_cache(maxsize=1024)
+def _date(text: str) -> datetime:
+    """An HTTP date (RFC 9110, section 5.6.7). Reading one costs more than signing a request, and
+    the same few objects are asked for again and again."""
+    return parsedate_to_datetime(text)

@@ -54,7 +54,7 @@ class HttpSession:
         scheme = "https" if settings.secure else "http"
         proxies = {} if urllib.request.proxy_bypass(host) else urllib.request.getproxies()
         self._proxy = proxies.get(scheme)
-        trusted = os.environ.get(_CA_FILE)
+        trusted = os.environ.get(_CA_FILE) if settings.secure else None
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,  # bounded by the budget of part buffers and by the clients' connections

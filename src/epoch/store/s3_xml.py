@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
@@ -67,5 +68,6 @@ def child(tree: ElementTree.Element, name: str) -> str:
     raise NotS3
 
 
+@lru_cache(maxsize=64)
 def _local(tag: str) -> str:
     return tag.rpartition("}")[2]
