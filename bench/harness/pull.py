@@ -11,6 +11,9 @@ from bench.harness.servers import LOAD_CPU
 
 GB = 1e9
 
+_TURNS = 3
+"""In a round, each server is pulled from so often, in turn: one pull is too short to be judged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pull:
@@ -62,8 +65,12 @@ def compare(base: Source, other: Source, size: int, streams: int, runs: int) -> 
     for source in (base, other):
         source.samples.clear()
         source.pull(size, streams)
+    ratios = []
     for _ in range(runs):
-        for source in (base, other):
+        for source in (base, other) * _TURNS:
             source.samples.append(source.pull(size, streams))
-    pairs = zip(other.samples, base.samples, strict=True)
-    return [own.cpu_per_gb / least.cpu_per_gb for own, least in pairs]
+        own, least = (
+            sum(each.cpu_per_gb for each in source.samples[-_TURNS:]) for source in (other, base)
+        )
+        ratios.append(own / least)
+    return ratios
