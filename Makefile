@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo test test-slow conformance lint bench bench-push bench-core minio-test clients clean
+.PHONY: help setup run demo test test-slow conformance lint bench bench-push bench-core profile gates minio-test clients clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,12 @@ bench-push: $(BUILT) ## Measure pushes of any kind (ARGS="--scenario sizes"; --h
 
 bench-core: $(BUILT) ## Measure the core paths, each alone
 	$(BIN)/python -m pytest bench/core $(ARGS)
+
+profile: $(BUILT) ## Show where the CPU of a push goes, with a flame graph (ARGS="--streams 8")
+	$(BIN)/python bench/profile.py $(ARGS)
+
+gates: $(BUILT) ## Hold the speed of every hot path (ARGS="--slower 10" shows that each gate would see it)
+	$(BIN)/python -m pytest bench/gates -p no:randomly $(ARGS)
 
 minio-test: $(BUILT) ## Run the store's tests against a MinIO server
 	$(BIN)/python tests/tools/minio.py $(ARGS)
