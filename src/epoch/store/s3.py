@@ -10,10 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from email.utils import parsedate_to_datetime
-from functools import lru_cache
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
 from epoch.config import S3Settings
@@ -80,7 +77,7 @@ class S3Store:
         if answer is None:
             await self._prove_bucket()
             return None
-        return info_of(key, _described(f"head {key}", answer.headers))
+        return info_of(key, answer.headers)
 
     async def get(self, key: str, limit: int) -> bytes | None:
         """The whole object, or None where there is none. `StoreError` above `limit` bytes."""
@@ -89,11 +86,8 @@ class S3Store:
 
     async def fetch(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
         """The same, and what is known about it."""
-        operation = f"get {key}"
-        answer = await self._calls.find(operation, Request("GET", key, limit=limit))
-        if answer is None:
-            return None
-        return info_of(key, _described(operation, answer.headers)), answer.body
+        answer = await self._calls.find(f"get {key}", Request("GET", key, limit=limit))
+        return None if answer is None else (info_of(key, answer.headers), answer.body)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -113,11 +107,7 @@ class S3Store:
             yield None
             return
         try:
-            answer = {
-                **_described(f"get {key}", response.headers),
-                "Body": SimpleNamespace(raw_stream=response),
-            }
-            yield S3Reader(key, answer, start, stop, self._patience.stall)
+            yield S3Reader(key, response, start, stop, self._patience.stall)
         finally:
             response.close()
 
@@ -324,21 +314,3 @@ def _completed(body: bytes) -> bool:
     except NotS3:
         raise refused(500, body) from None
     return True
-
-
-def _described(operation: str, headers: Mapping[str, str]) -> dict[str, Any]:
-    if "Content-Length" not in headers or "Last-Modified" not in headers:
-        raise understand(NotS3()).error(operation)
-    return {
-        "ContentLength": headers["Content-Length"],
-        "ETag": headers.get("ETag", ""),
-        "LastModified": _date(headers["Last-Modified"]),
-        "ContentRange": headers.get("Content-Range", ""),
-    }
-
-
-@lru_cache(maxsize=1024)
-def _date(text: str) -> datetime:
-    """An HTTP date (RFC 9110, section 5.6.7). Reading one costs more than signing a request, and
-    the same few objects are asked for again and again."""
-    return parsedate_to_datetime(text)

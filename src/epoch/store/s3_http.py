@@ -50,10 +50,9 @@ class HttpSession:
 
     def __init__(self, settings: S3Settings) -> None:
         """To be called within the loop."""
-        host = settings.endpoint.partition(":")[0]
         scheme = "https" if settings.secure else "http"
-        proxies = {} if urllib.request.proxy_bypass(host) else urllib.request.getproxies()
-        self._proxy = proxies.get(scheme)
+        by_proxy = not urllib.request.proxy_bypass(settings.endpoint)
+        self._proxy = urllib.request.getproxies().get(scheme) if by_proxy else None
         trusted = os.environ.get(_CA_FILE) if settings.secure else None
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(

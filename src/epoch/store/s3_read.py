@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 from epoch.store.base import ObjectInfo, OpenSocket, StoreError
-from epoch.store.s3_errors import understand
+from epoch.store.s3_errors import NotS3, understand
 
 if TYPE_CHECKING:
     import aiohttp
@@ -16,10 +18,19 @@ _WORTH_A_CONNECTION: Final = 1024 * 1024
 """Bytes of an answer from which on it is read around aiohttp, which costs a new connection."""
 
 
-def info_of(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
-    """From the answer to a HEAD or a GET of the whole object."""
-    modified = answer["LastModified"].timestamp()
-    return ObjectInfo(key, int(answer["ContentLength"]), answer.get("ETag", ""), modified)
+def info_of(key: str, headers: Mapping[str, str]) -> ObjectInfo:
+    """From the header of the answer to a HEAD or a GET of the whole object."""
+    size, date = headers.get("Content-Length"), headers.get("Last-Modified")
+    if size is None or date is None:
+        raise understand(NotS3()).error(f"read {key}")
+    return ObjectInfo(key, int(size), headers.get("ETag", ""), _seconds(date))
+
+
+@lru_cache(maxsize=1024)
+def _seconds(date: str) -> float:
+    """An HTTP date (RFC 9110, section 5.6.7) as Unix time. Reading one costs more than signing a
+    request, and the same few objects are asked for again and again."""
+    return parsedate_to_datetime(date).timestamp()
 
 
 def range_header(start: int, stop: int | None) -> dict[str, str]:
@@ -36,14 +47,19 @@ class S3Reader:
     """
 
     def __init__(
-        self, key: str, answer: Mapping[str, Any], start: int, stop: int | None, stall: float
+        self,
+        key: str,
+        response: aiohttp.ClientResponse,
+        start: int,
+        stop: int | None,
+        stall: float,
     ) -> None:
-        info = info_of(key, answer)
+        info = info_of(key, response.headers)
         self._expected = info.size
         self._stall = stall
-        self._response: aiohttp.ClientResponse = answer["Body"].raw_stream
+        self._response = response
         if range_header(start, stop):
-            size = _size_in(answer.get("ContentRange", ""), start)
+            size = _size_in(response.headers.get("Content-Range", ""), start)
             wanted = (size if stop is None else min(stop, size)) - start
             if wanted != info.size:
                 raise StoreError(f"read {key}: the store answered with another range")
