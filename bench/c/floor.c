@@ -104,7 +104,8 @@ static int reply(struct connection *c) {
     const char *answer = !hashing || !memcmp(text, c->expected, 64) ? created : refused;
     c->state = HEAD;
     c->text_size = 0;
-    return net_send(c->client, answer, strlen(answer), 0) == (ssize_t)strlen(answer);
+    return net_send(c->client, answer, strlen(answer), 0) == (ssize_t)strlen(answer) &&
+           net_flush(c->client);
 }
 
 /* Each verb goes on with its state as far as the kernel lets it: 1 done, 0 wait, -1 give up. */
@@ -191,9 +192,10 @@ static void accept_one(int listener) {
     c->text_size = 0;
     c->client = c->watched = fd;
     tls_accepted(fd);
+    tls_gather(fd);
     REQUIRE((c->store = connect_loopback(store_port)) >= 0, "connect to the store");
     tls_connected(c->store);
-    tls_write_behind(c->store);
+    tls_gather(c->store);
     watch(epoll, EPOLL_CTL_ADD, c->store, 0, c);
     watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, c);
 }
@@ -225,7 +227,6 @@ int main(int count, char **arguments) {
         }
     }
     if (cert && key) tls_serve(cert, key);
-    tls_read_ahead();
     epoch_sha256_setup();
     REQUIRE((epoll = epoll_create1(0)) >= 0, "epoll_create1");
     int listener = listen_loopback();
