@@ -70,7 +70,7 @@ class PartBuffer:
     """The most that one writable export gives."""
 
     def __len__(self) -> int:
-        """`filled`."""
+        """How much a writable export gives now: uvloop asks before OpenSSL decrypts into it."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def advance(self, count: int, /) -> None:

@@ -316,16 +316,14 @@ cdef class PartBuffer:
         return self.capacity - self.filled
 
     def __len__(self):
-        return self.filled
+        return max(0, min(self.window, min(self.capacity, self.size) - self.filled))
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         global _live_views
         if self.released:
             raise BufferError("this part buffer has been given back")
         if flags & PyBUF_WRITABLE:
-            PyBuffer_FillInfo(view, self, self.memory + self.filled,
-                              max(0, min(self.window, min(self.capacity, self.size) - self.filled)),
-                              0, flags)
+            PyBuffer_FillInfo(view, self, self.memory + self.filled, len(self), 0, flags)
         else:
             PyBuffer_FillInfo(view, self, self.memory, self.filled, 1, flags)
         self.views += 1

@@ -19,6 +19,7 @@ from epoch.http.head import Limits
 from epoch.http.listener import Service
 from epoch.http.message import Flow, Handler, Request, Response
 from epoch.http.shared import Timeouts
+from epoch.http.tls import Tls
 from epoch.metrics import metrics
 from tests.tools.client import Client
 from tests.tools.running import eventually
@@ -188,6 +189,7 @@ async def serving(
     timeouts: Timeouts = PATIENT,
     max_body: int = MAX_BODY,
     shut_down: bool = False,
+    tls: Tls | None = None,
     **handlers: Handler,
 ) -> AsyncIterator[Server]:
     """Serve the handlers above and `handlers`, and see at the end that nothing is left: no
@@ -206,7 +208,7 @@ async def serving(
         server.lines.append((request.path if request else "", status, received, sent))
 
     service = Service(handle, limits=LIMITS, timeouts=timeouts, max_body=max_body, access_log=note)
-    _, port = await service.listen("127.0.0.1", 0)
+    _, port = await service.listen("127.0.0.1", 0, tls)
     server = Server(service, port)
     server.handlers = handlers
     try:

@@ -65,14 +65,15 @@ def address(part: PartBuffer) -> int:
 
 def test_the_writable_export_is_the_tail_within_window_and_capacity() -> None:
     part = lend(Pool(PAGE), PAGE, capacity=10, window=4)
-    assert (part.capacity, part.filled, part.room, part.window, len(part)) == (10, 0, 10, 4, 0)
+    assert (part.capacity, part.filled, part.room, part.window, len(part)) == (10, 0, 10, 4, 4)
     assert fill(part, b"abcdefgh") == 4  # the window
     part.advance(4)
     assert fill(part, b"efgh") == 4
+    assert len(part) == 4
     part.advance(3)  # the rest of what was written is written over
     assert fill(part, b"hij") == 3  # the capacity
     part.advance(3)
-    assert (part.filled, part.room, len(part)) == (10, 0, 10)
+    assert (part.filled, part.room, len(part)) == (10, 0, 0)
     assert bytes(part) == b"abcdefghij"
     assert fill(part, b"k") == 0
 

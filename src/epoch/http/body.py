@@ -149,11 +149,6 @@ class RequestBody:
             self._finish(None)
         return rest
 
-    def feed(self, data: bytes) -> None:
-        """Take received bytes that lie elsewhere. `take_back` gives what follows the body."""
-        self._prefix += data
-        self._pump()
-
     def prepend(self, data: bytes) -> bytes:
         """Take bytes that came with the head. Returns those that surely follow the body."""
         if self._decoder is None:
@@ -164,7 +159,7 @@ class RequestBody:
         return b""
 
     def take_back(self) -> bytes:
-        """What `prepend` or `feed` took and no sink did: the beginning of the next request."""
+        """What `prepend` took and no sink did: the beginning of the next request."""
         rest, self._prefix = self._prefix, b""
         return rest
 

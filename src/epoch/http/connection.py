@@ -31,10 +31,6 @@ logger = logging.getLogger(__name__)
 SCRATCH: Final = bytearray(16384)
 """Where heads, early bytes and unwanted bytes land: used and emptied within one callback."""
 
-TLS_SCRATCH: Final = bytearray(256 * 1024)
-"""The same for what uvloop has decrypted of a body. It asks for `len()` of a buffer, which is not
-that of the tail of a part buffer; and a copy more is little beside the decryption."""
-
 STASH_LIMIT: Final = 65536
 """Bytes kept of what a client sends ahead while its request is being answered."""
 
@@ -121,13 +117,10 @@ class Connection:
         """Where the kernel's bytes go. Must not pause, close or abort (uvloop would crash)."""
         body = self._body
         if body is not None and body.reading:
-            # All that happens until buffer_updated is SSL_read, or read(2).
-            if self._service.secure:
-                metrics.decrypting.begin()
-                return TLS_SCRATCH
             buffer = body.get_buffer()
             if buffer is not None:
-                metrics.receiving.begin()
+                # All that happens until buffer_updated is SSL_read, or read(2).
+                (metrics.decrypting if self._service.secure else metrics.receiving).begin()
                 return buffer
         return SCRATCH
 
@@ -135,12 +128,8 @@ class Connection:
         """`count` bytes lie in the buffer last given out."""
         body = self._body
         if body is not None and body.reading:
-            if self._service.secure:
-                metrics.decrypting.end(count)
-                body.feed(bytes(memoryview(TLS_SCRATCH)[:count]))
-            else:
-                metrics.receiving.end(count)
-                self._stash += body.received(count)
+            (metrics.decrypting if self._service.secure else metrics.receiving).end(count)
+            self._stash += body.received(count)
         elif self._draining >= 0:
             self._draining -= count
             if self._draining <= 0:
