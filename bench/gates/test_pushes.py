@@ -16,7 +16,7 @@ from bench.harness.measure import Load, Subject, measure
 from bench.harness.servers import Tuning, start_discard, start_epoch, start_floor
 
 SIZE = 512 * MIB
-ROUNDS = 11
+ROUNDS = 17
 SLOW = Path(__file__).parent / "slow"
 
 
