@@ -14,14 +14,14 @@ _EPOCH: Final = BENCH.parent / "src" / "epoch"
 # The floor hashes with the server's own code, so that a ratio to it says what everything but the
 # hash costs; that the hash itself is fast is held by `test_core_paths.py`.
 _PROGRAMS: Final[dict[str, list[Path]]] = {
-    "floor": [_SOURCE / "floor.c", _EPOCH / "_sha256.c", _EPOCH / "_sha256_lanes.c"],
+    "floor": [_SOURCE / "floor.c", _EPOCH / "_sha256.c"],
     "discard_s3": [_SOURCE / "discard_s3.c"],
     "load": [_SOURCE / "load.c"],
     "relay": [_SOURCE / "relay.c"],
     "pull": [_SOURCE / "pull.c"],
     "requests": [_SOURCE / "requests.c"],
 }
-_HEADERS: Final = [_SOURCE / "net.h", _SOURCE / "tls.h", _EPOCH / "_sha256.h", _EPOCH / "_sha256_lanes.h"]
+_HEADERS: Final = [_SOURCE / "net.h", _SOURCE / "tls.h", _EPOCH / "_sha256.h"]
 _OPENSSL: Final = ["-lssl", "-lcrypto"]
 
 
