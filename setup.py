@@ -8,8 +8,8 @@ setup(
         [
             Extension(
                 "epoch._fastio",
-                ["src/epoch/_fastio.pyx", "src/epoch/_sha256.c"],
-                depends=["src/epoch/_sha256.h"],
+                ["src/epoch/_fastio.pyx", "src/epoch/_sha256.c", "src/epoch/_sha256_lanes.c"],
+                depends=["src/epoch/_sha256.h", "src/epoch/_sha256_lanes.h"],
                 extra_compile_args=["-O3"],
             )
         ],

@@ -3,18 +3,19 @@
    no policy, no retry, no error handling beyond giving up the connection.
 
    One thread, epoll, any number of connections; each has one part buffer and one connection to the
-   store, and reads on only when its part has been answered. */
+   store, and reads on only when its part has been answered. With --lockstep what all connections
+   have received in a turn is hashed side by side. */
 #define _GNU_SOURCE
 #include "tls.h"
 
 #include <getopt.h>
 #include <sys/mman.h>
 
-#include "_sha256.h"
+#include "_sha256_lanes.h"
 
-enum { RECEIVES_PER_TURN = 16 };
+enum { RECEIVES_PER_TURN = 16, EVENTS = 64 };
 
-enum state { HEAD, FILL, SEND, ANSWER, DROPPED };
+enum state { HEAD, FILL, REST, SEND, ANSWER, DROPPED };
 
 struct connection {
     enum state state;
@@ -33,7 +34,10 @@ struct connection {
 };
 
 static size_t part_limit = 16 << 20, receive_size = 256 << 10;
-static int slices, huge = 1, hashing = 1, store_port, epoll;
+static int slices, huge = 1, hashing = 1, lockstep, store_port, epoll;
+static epoch_sha256_lane lanes[EVENTS];
+static struct connection *resting[EVENTS];
+static size_t rest_count;
 static struct connection *free_connections;
 
 static void ask(struct connection *c, int fd, uint32_t events) {
@@ -123,12 +127,24 @@ static int read_head(struct connection *c) {
     return parse(c) ? 1 : -1;
 }
 
+/* Let what was received wait until all connections have had their turn. */
+static void rest(struct connection *c, size_t count) {
+    lanes[rest_count] = (epoch_sha256_lane){&c->digest, c->part + c->filled, count};
+    resting[rest_count++] = c;
+    c->filled += count;
+    c->state = REST;
+}
+
 static int fill(struct connection *c) {
     size_t room = c->part_size - c->filled;
     if (room) {
         ssize_t count =
             net_recv(c->client, c->part + c->filled, room < receive_size ? room : receive_size);
         if (count <= 0) return give_up_or_wait(c, count, c->client, EPOLLIN);
+        if (lockstep) {
+            rest(c, (size_t)count);
+            return 0;
+        }
         take(c, (size_t)count);
     }
     if (slices || c->filled == c->part_size) c->state = SEND;
@@ -166,7 +182,7 @@ static int read_answer(struct connection *c) {
 }
 
 static void run(struct connection *c) {
-    if (c->state == DROPPED) return;
+    if (c->state == DROPPED || c->state == REST) return;
     for (int receives = 0; receives < RECEIVES_PER_TURN; receives += c->state == FILL) {
         int result = c->state == HEAD   ? read_head(c)
                      : c->state == FILL ? fill(c)
@@ -177,6 +193,23 @@ static void run(struct connection *c) {
     }
     /* The others' turn. What TLS has already taken from the socket is gone on with at once. */
     ask(c, c->client, EPOLLIN | (net_speaks_tls(c->client) ? EPOLLOUT : 0));
+}
+
+/* Hash what waits, side by side, and go on; some may come to rest again. */
+static void end_turn(void) {
+    struct connection *rested[EVENTS];
+    size_t count = rest_count;
+    memcpy(rested, resting, sizeof rested);
+    epoch_sha256_update_lanes(lanes, count);
+    rest_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct connection *c = rested[i];
+        c->state = slices || c->filled == c->part_size ? SEND : FILL;
+        if (c->state == SEND)
+            run(c);
+        else if (c->watched != c->client)
+            ask(c, c->client, EPOLLIN);
+    }
 }
 
 static void accept_one(int listener) {
@@ -207,6 +240,7 @@ int main(int count, char **arguments) {
                                             {"slices", 0, NULL, 'l'},
                                             {"no-huge", 0, NULL, 'n'},
                                             {"no-hash", 0, NULL, 'x'},
+                                            {"lockstep", 0, NULL, 'y'},
                                             {"tls-cert", 1, NULL, 'c'},
                                             {"tls-key", 1, NULL, 'k'},
                                             {"store-tls", 0, NULL, 't'},
@@ -220,6 +254,7 @@ int main(int count, char **arguments) {
             case 'l': slices = 1; break;
             case 'n': huge = 0; break;
             case 'x': hashing = 0; break;
+            case 'y': lockstep = 1; break;
             case 'c': cert = optarg; break;
             case 'k': key = optarg; break;
             case 't': tls_call(); break;
@@ -232,13 +267,14 @@ int main(int count, char **arguments) {
     int listener = listen_loopback();
     watch(epoll, EPOLL_CTL_ADD, listener, EPOLLIN, NULL);
     for (;;) {
-        struct epoll_event events[64];
-        int ready = epoll_wait(epoll, events, 64, -1);
+        struct epoll_event events[EVENTS];
+        int ready = epoll_wait(epoll, events, EVENTS, rest_count ? 0 : -1);
         for (int i = 0; i < ready; i++) {
             if (events[i].data.ptr)
                 run(events[i].data.ptr);
             else
                 accept_one(listener);
         }
+        end_turn();
     }
 }

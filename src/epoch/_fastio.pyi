@@ -132,6 +132,44 @@ class Pool:
     def trim(self) -> None:
         """Return the free memory to the kernel."""
 
+def lanes_worthwhile() -> int:
+    """How many messages make it faster to hash them side by side; 0 where this CPU cannot."""
+
+class HashQueue:
+    """Bytes in parts that one digest has yet to take, in the order in which they came.
+
+    Counts as a view of each of their parts until they are hashed and `release` is called. All but
+    `hash` are to be called from the thread that owns the pool.
+    """
+
+    def __init__(self, digest: Sha256) -> None: ...
+    @property
+    def digest(self) -> Sha256:
+        """The digest that takes them."""
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were added, and that no call has begun to hash."""
+
+    @property
+    def held(self) -> int:
+        """Bytes that a call hashes or has hashed, whose parts are still held."""
+
+    def add(self, part: PartBuffer, count: int, /) -> None:
+        """Like `part.advance(count)`; the digest takes them later."""
+
+    def hash(self) -> None:
+        """Hash what waits now, with the GIL released. In any thread; in one at a time."""
+
+    def release(self) -> None:
+        """Let go of the parts of what was hashed. Not while `hash` runs."""
+
+    def clear(self) -> None:
+        """Forget what waits."""
+
+def hash_together(queues: list[HashQueue], /) -> None:
+    """`hash` of many queues at once, side by side where that is faster. No two with one digest."""
+
 def fill(buffer: Buffer, data: Buffer, /) -> int:
     """Copy as much of `data` as fits to the front of the writable `buffer`; how much that was."""
 

@@ -10,6 +10,7 @@ from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
 cdef extern from "_sha256.h" nogil:
@@ -24,6 +25,14 @@ cdef extern from "_sha256.h" nogil:
     void epoch_sha256_update(epoch_sha256 *ctx, const void *data, size_t length)
     void epoch_sha256_final(const epoch_sha256 *ctx, uint8_t *digest)
     epoch_sha256_blocks epoch_sha256_find(const char *name)
+
+cdef extern from "_sha256_lanes.h" nogil:
+    ctypedef struct epoch_sha256_lane:
+        epoch_sha256 *ctx
+        const uint8_t *data
+        size_t length
+    int epoch_sha256_lanes_worthwhile()
+    void epoch_sha256_update_lanes(epoch_sha256_lane *lanes, size_t count)
 
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
@@ -402,6 +411,118 @@ cdef class PartBuffer:
         # collector may be at work, so no Python code is run: nobody is told.
         if self.memory != NULL and self.pool is not None:
             self.pool.take_back(self.memory, self.size, self.size == self.full_size)
+
+
+# ---- hashing later, in another thread, or side by side -----------------------------------------
+
+def lanes_worthwhile():
+    return epoch_sha256_lanes_worthwhile()
+
+
+@cython.final
+cdef class Piece:
+    """Bytes in one part that wait to be hashed. Counts as a view of it until `drop`."""
+    cdef PartBuffer part
+    cdef const uint8_t *data
+    cdef Py_ssize_t length
+
+    cdef void drop(self):
+        global _live_views
+        self.part.views -= 1
+        _live_views -= 1
+        if self.part.released and self.part.views == 0:
+            self.part.hand_over()
+
+
+@cython.final
+cdef class HashQueue:
+    cdef readonly Sha256 digest
+    cdef list coming                # Pieces; the last one may still grow
+    cdef list taken                 # Pieces that are being hashed, or have been
+    cdef readonly Py_ssize_t waiting
+    cdef readonly Py_ssize_t held
+
+    def __cinit__(self, Sha256 digest not None):
+        self.digest = digest
+        self.coming = []
+        self.taken = []
+
+    def add(self, PartBuffer part not None, Py_ssize_t count, /):
+        global _live_views
+        cdef Piece piece = None
+        part.check_room(count)
+        cdef const uint8_t *data = part.memory + part.filled
+        if self.coming:
+            piece = self.coming[len(self.coming) - 1]
+        if piece is None or piece.data + piece.length != data:
+            piece = Piece.__new__(Piece)
+            piece.part = part
+            piece.data = data
+            part.views += 1
+            _live_views += 1
+            self.coming.append(piece)
+        piece.length += count
+        part.filled += count
+        self.waiting += count
+
+    cdef list take(self):
+        cdef list pieces = self.coming
+        self.coming = []
+        self.taken += pieces
+        self.held += self.waiting
+        self.waiting = 0
+        return pieces
+
+    def hash(self):
+        cdef Piece piece
+        for piece in self.take():
+            self.digest.hash(piece.data, piece.length)
+
+    def release(self):
+        cdef Piece piece
+        cdef list pieces = self.taken
+        self.taken = []
+        self.held = 0
+        for piece in pieces:
+            piece.drop()
+
+    def clear(self):
+        cdef Piece piece
+        cdef list pieces = self.coming
+        self.coming = []
+        self.waiting = 0
+        for piece in pieces:
+            piece.drop()
+
+
+def hash_together(list queues, /):
+    global _hash_time
+    cdef HashQueue queue
+    cdef Piece piece
+    cdef uint64_t began
+    cdef size_t count
+    cdef epoch_sha256_lane *lanes = <epoch_sha256_lane *> malloc(
+        max(1, len(queues)) * sizeof(epoch_sha256_lane))
+    if lanes == NULL:
+        raise MemoryError("no memory for the lanes")
+    began = epoch_cpu_clock()
+    try:
+        rows = [(queue, queue.take()) for queue in queues]
+        while rows:
+            count = 0
+            for queue, pieces in rows:
+                piece = pieces.pop(0) if pieces else None
+                if piece is not None:
+                    lanes[count].ctx = &queue.digest.ctx
+                    lanes[count].data = piece.data
+                    lanes[count].length = piece.length
+                    count += 1
+            with nogil:
+                epoch_sha256_update_lanes(lanes, count)
+            rows = [row for row in rows if row[1]]
+    finally:
+        free(lanes)
+    _hash_time += <double> (epoch_cpu_clock() - began)
 
 
 def fill(buffer, data, /):

@@ -7,6 +7,7 @@ Sizes are in bytes and times in seconds. What can be set from outside, and how, 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,14 @@ class StoreSettings:
     """Answer GETs of blobs with 307 to a presigned URL, where the store has such."""
 
 
+def spare_cores(processes: int) -> int:
+    """How many cores each of so many processes has beside the one for its event loop."""
+    # Not os.cpu_count(): taskset and containers leave a process fewer.
+    everywhere = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if everywhere else os.cpu_count() or 1
+    return max(0, cores // processes - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class UploadSettings:
     """How a push goes from the socket to the store."""
@@ -109,6 +118,9 @@ class UploadSettings:
     receive_window: int = MIB
     """The most bytes that one receive from a socket takes. Bounds how long other connections wait
     while one receive is copied and hashed."""
+
+    hash_threads: int = 0
+    """Threads that hash beside the event loop: no more than there are cores for them."""
 
     max_blob: int = 5 * TIB
     """Bytes of a blob, beyond which a push is refused: the largest object of most stores. A blob

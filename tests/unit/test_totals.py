@@ -5,7 +5,6 @@ import pytest
 from epoch.metrics import Metrics, render
 from epoch.workers.totals import total
 
-
 WORK = 'epoch_cpu_seconds_total{work="receive"}'
 
 

@@ -19,6 +19,7 @@ from epoch.config import (
     Settings,
     SettingsError,
     StoreSettings,
+    spare_cores,
 )
 from epoch.config import UploadSettings as Upload
 
@@ -180,6 +181,7 @@ def _settings(options: dict[str, Any]) -> Settings:
             part_size=options["part_size"],
             budget=options["buffer_budget"],
             parts_in_flight=options["parts_in_flight"],
+            hash_threads=spare_cores(options["workers"]),
             receive_window=min(_UPLOAD.receive_window, options["part_size"]),
         ),
         store=StoreSettings(

@@ -153,6 +153,7 @@ class Chunked:
         transfer = Transfer(
             self._pushes.store,
             budget,
+            self._pushes.hashing,
             self._pushes.settings,
             session.data_key,
             hasher=hasher,
@@ -193,6 +194,7 @@ class Chunked:
     ) -> None:
         """Make what was received safe: its parts, the rest as a tail, the next generation."""
         before, transfer = held.now, receipt.transfer
+        await transfer.digested()
         last = transfer.take_last()
         try:
             shipped, tails, last_part = await self._settle(held, receipt, last)

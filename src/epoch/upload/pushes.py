@@ -18,6 +18,7 @@ from epoch.store import keys
 from epoch.store.base import Store, StoreError
 from epoch.store.pins import LONGEST, Pins
 from epoch.upload.budget import Budget
+from epoch.upload.hashing import Hashing
 from epoch.upload.sink import DiscardSink, new_hasher
 from epoch.upload.transfer import Transfer
 
@@ -36,6 +37,7 @@ class Pushes:
         self.pins = pins or Pins(store)
         self.settings = settings
         self.budget = Budget(settings)
+        self.hashing = Hashing(threads=settings.hash_threads)
         self.max_blob = min(settings.max_blob, self.budget.largest_blob())
         self._cleanups: set[asyncio.Task[None]] = set()
 
@@ -92,6 +94,7 @@ class Pushes:
                 for task in late:
                     task.cancel()
                 await asyncio.wait(late)
+        self.hashing.close()
         self.budget.pool.trim()
 
     async def _push(self, body: Body, digest: Digest) -> PushOutcome:
@@ -106,6 +109,7 @@ class Pushes:
         transfer = Transfer(
             self.store,
             self.budget,
+            self.hashing,
             self.settings,
             keys.blob(digest),
             hasher=hasher,
@@ -114,6 +118,7 @@ class Pushes:
         )
         try:
             await transfer.receive(body)
+            await transfer.digested()
             check_digest(digest, hasher.hexdigest())
             if time.monotonic() - began > LONGEST:
                 # Others may have stored it since, and it may be old enough to be collected; and

@@ -10,6 +10,7 @@ from epoch._fastio import PartBuffer, Sha256, fill
 from epoch.errors import Code, RegistryError
 from epoch.http.message import BodyCut, Flow
 from epoch.upload.budget import Budget
+from epoch.upload.hashing import Digesting, Hasher, Hashing
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -22,16 +23,6 @@ DISCARD: Final = bytearray(256 * 1024)
 
 STALL_SECONDS: Final = 10.0
 """How long a silent client may hold what it has sent while others wait for memory."""
-
-
-class Hasher(Protocol):
-    """`hashlib`'s interface, as far as it is used here."""
-
-    def update(self, data: Buffer, /) -> None:
-        """Hash on."""
-
-    def hexdigest(self) -> str:
-        """The digest so far."""
 
 
 def new_hasher(algorithm: str) -> Hasher:
@@ -57,6 +48,7 @@ class PartSink:
         self,
         flow: Flow,
         budget: Budget,
+        hashing: Hashing,
         shipper: Shipper,
         *,
         hasher: Hasher,
@@ -70,11 +62,14 @@ class PartSink:
         part to go on with, ours from now on. `keep_last`: a full part that ends the body is not
         shipped: it is to be verified first. A shorter one never is."""
         self.total = 0
-        """Bytes of this body that are hashed, and lie in parts."""
+        """Bytes of this body that lie in parts; they are hashed once `digested` says so."""
         self._flow = flow
         self._budget = budget
         self._shipper = shipper
         self._hasher = hasher
+        self._digesting = (
+            Digesting(hashing, hasher, self._hashed) if isinstance(hasher, Sha256) else None
+        )
         self._length = length
         self._limit = limit
         self._part_size = part_size
@@ -100,8 +95,10 @@ class PartSink:
         if part is None or part.shrunk:
             self._spilled = True
             return memoryview(SPILL)[:limit]
-        if limit < part.window:
-            part.window = limit
+        window = self._budget.window
+        if self._digesting is not None:
+            window = self._digesting.window(window)
+        part.window = min(limit, window)
         return part
 
     def received(self, count: int) -> None:
@@ -159,8 +156,7 @@ class PartSink:
             if self._taken is not None and not self._taken.done():
                 self._taken.set_result(None)
             self._hand_on()
-        if self._part is not None:
-            self._flow.resume()
+        self._resume()
         return True
 
     # the upload's side
@@ -175,6 +171,16 @@ class PartSink:
         if self._held:
             self._taken = asyncio.get_running_loop().create_future()
             await self._taken
+
+    async def digested(self) -> None:
+        """Wait until the digest has taken all that came."""
+        if self._digesting is not None:
+            await self._digesting.settle()
+
+    def drop(self) -> None:
+        """The digest is not needed."""
+        if self._digesting is not None:
+            self._digesting.drop()
 
     def take_last(self) -> PartBuffer | None:
         """End, and hand out the part that is not shipped; the caller's from now on."""
@@ -202,11 +208,13 @@ class PartSink:
         return min(self._part_size, self._length - self.total)
 
     def _take(self, count: int) -> None:
-        """Hash `count` bytes at the tail of the part, where they lie."""
+        """Hash `count` bytes at the tail of the part, where they lie, now or later."""
         part = self._part
         assert part is not None
-        if isinstance(self._hasher, Sha256):
-            part.advance_hashed(count, self._hasher)
+        if self._digesting is not None:
+            self._digesting.take(part, count)
+            if self._digesting.must_wait:
+                self._flow.pause()
         else:
             part.advance(count)
             with memoryview(part) as filled, filled[part.filled - count :] as fresh:
@@ -228,6 +236,7 @@ class PartSink:
             self._go_on()
 
     def _go_on(self) -> None:
+        """Look for the next part, or for what it has to wait for."""
         if self._waits():
             self._flow.pause()
         elif self._budget.has_room(self._capacity(), self._part_size):
@@ -235,9 +244,26 @@ class PartSink:
         else:
             self._wait()
 
+    def _hashed(self) -> None:
+        """The digest has caught up: go on, if that is what we waited for."""
+        if self._part is not None:
+            self._resume()
+        elif not self._queued and not self._ended:
+            self._go_on()
+
+    def _resume(self) -> None:
+        """Fill on, if there is a part and it is its turn."""
+        if self._part is not None and not self._queued and not self._must_digest:
+            self._flow.resume()
+
+    @property
+    def _must_digest(self) -> bool:
+        return self._digesting is not None and self._digesting.must_wait
+
     def _waits(self) -> bool:
-        """Whether too many parts are on their way; `part_done` will tell."""
-        return not self._shipper.has_room
+        """Whether too many parts are on their way, or too many bytes are not hashed yet;
+        `part_done` or `_hashed` will tell."""
+        return not self._shipper.has_room or self._must_digest
 
     def _wait(self) -> None:
         self._flow.pause()

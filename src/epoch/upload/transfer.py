@@ -10,7 +10,8 @@ from epoch.http.message import Body, Flow
 from epoch.store.base import Store
 from epoch.upload.budget import Budget
 from epoch.upload.dispatcher import NOTHING, Begun, Dispatcher
-from epoch.upload.sink import Hasher, PartSink
+from epoch.upload.hashing import Hasher, Hashing
+from epoch.upload.sink import PartSink
 
 
 class Transfer:
@@ -20,6 +21,7 @@ class Transfer:
         self,
         store: Store,
         budget: Budget,
+        hashing: Hashing,
         settings: UploadSettings,
         key: str,
         *,
@@ -44,6 +46,7 @@ class Transfer:
             claim=claim,
         )
         self._budget = budget
+        self._hashing = hashing
         self._hasher = hasher
         self._limit = limit
         self._part_size = part_size
@@ -54,18 +57,25 @@ class Transfer:
     async def receive(self, body: Body, first: PartBuffer | None = None) -> None:
         """Take the whole body; into `first`, ours from now on, where there is a begun part.
 
-        However it ends, what came is hashed and counted in `received`, and lies in shipped parts
-        and in `last`.
+        However it ends, what came is counted in `received`, and lies in shipped parts and in
+        `last`; the hasher has taken it after `digested`.
         """
         self.last = first
+        self._hashing.join()
         try:
             await body.into(lambda flow: self._make_sink(flow, body.length))
             if self._sink is not None:
                 await self._sink.settle()
         finally:
+            self._hashing.leave()
             if self._sink is not None:
                 self.last = self._sink.take_last()
                 self.received = self._sink.total
+
+    async def digested(self) -> None:
+        """Wait until the hasher has taken all that came."""
+        if self._sink is not None:
+            await self._sink.digested()
 
     def take_last(self) -> PartBuffer | None:
         """`last`, the caller's from now on."""
@@ -74,6 +84,8 @@ class Transfer:
 
     async def abort(self) -> None:
         """Give up memory, parts under way, and a multipart upload that we began."""
+        if self._sink is not None:
+            self._sink.drop()
         last = self.take_last()
         if last is not None:
             last.release()
@@ -84,6 +96,7 @@ class Transfer:
         self._sink = PartSink(
             flow,
             self._budget,
+            self._hashing,
             self.dispatcher,
             hasher=self._hasher,
             length=length,

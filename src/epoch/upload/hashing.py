@@ -1,0 +1,187 @@
+"""When, and where, the bytes that came are hashed.
+
+A digest is a chain: one message cannot be hashed faster than 64 rounds a block allow. Three ways
+around that, chosen for what is going on:
+
+* few pushes, one core: at once, where the bytes lie, while they are in the cache;
+* few pushes, and cores to spare: in another thread, while the event loop receives and sends on;
+* many pushes, and a CPU with wide registers: side by side. Each receives a slice and rests; when
+  all that had bytes ready have one, those are hashed in one go, and all go on.
+
+What waits to be hashed holds a view of its part: the memory stays, whoever releases it meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, Protocol
+
+from epoch._fastio import HashQueue, PartBuffer, Sha256, hash_together, lanes_worthwhile
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+SLICE: Final = 512 * 1024
+"""Bytes that one push receives in a round, so that those of eight stay in the cache."""
+
+PATIENCE: Final = 2
+"""Turns of the loop that a round waits for more pushes to have their slice."""
+
+SOLITUDE: Final = 64
+"""Slices that are hashed one by one after a round in which too few pushes took part."""
+
+STEP: Final = 2 * 1024 * 1024
+"""Bytes from which on another thread is woken. It costs as much as hashing some 100 KiB."""
+
+BEHIND: Final = 16 * 1024 * 1024
+"""Bytes of one push that may wait for another thread: what stays in the cores' shared cache."""
+
+
+class Hasher(Protocol):
+    """`hashlib`'s interface, as far as it is used here."""
+
+    def update(self, data: Buffer, /) -> None:
+        """Hash on."""
+
+    def hexdigest(self) -> str:
+        """The digest so far."""
+
+
+class Hashing:
+    """One for all pushes of a process."""
+
+    def __init__(self, *, threads: int = 0, lanes: int | None = None) -> None:
+        """`threads`: cores to spare. `lanes`: how many pushes make rounds worthwhile, 0: none do;
+        by default, what the CPU says."""
+        self.executor = ThreadPoolExecutor(threads, "hash") if threads else None
+        self._lanes = lanes_worthwhile() if lanes is None else lanes
+        self._loop = asyncio.get_running_loop()
+        self._running = 0
+        self._round: list[Digesting] = []
+        self._turns = 0
+        self._alone = 0  # slices until a round is tried again
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether enough pushes run to hash side by side."""
+        return 0 < self._lanes <= self._running and not self._alone
+
+    def join(self) -> None:
+        """A push begins."""
+        self._running += 1
+
+    def leave(self) -> None:
+        """A push has received all that it will."""
+        self._running -= 1
+
+    def took_alone(self) -> None:
+        """A slice was hashed outside of rounds."""
+        if self._alone:
+            self._alone -= 1
+
+    def rest(self, push: Digesting) -> None:
+        """Hash what `push` has waiting at the end of this round."""
+        if not self._round:
+            self._turns = 0
+            self._loop.call_soon(self._turn)
+        self._round.append(push)
+
+    def forget(self, push: Digesting) -> None:
+        """Take a push out of the round."""
+        if push in self._round:
+            self._round.remove(push)
+
+    def close(self) -> None:
+        """End the threads; none has anything left to do."""
+        if self.executor is not None:
+            self.executor.shutdown()
+
+    def _turn(self) -> None:
+        self._turns += 1
+        count = len(self._round)
+        if 0 < count < self._running and count % self._lanes and self._turns <= PATIENCE:
+            self._loop.call_soon(self._turn)
+            return
+        pushes, self._round = self._round, []
+        if len(pushes) < self._lanes:
+            self._alone = SOLITUDE
+        hash_together([push.queue for push in pushes])
+        for push in pushes:
+            push.hashed()
+
+
+class Digesting:
+    """The digest of one body."""
+
+    def __init__(self, hashing: Hashing, digest: Sha256, on_hashed: Callable[[], None]) -> None:
+        """`on_hashed()`: something of what waited was hashed."""
+        self.queue = HashQueue(digest)
+        self._hashing = hashing
+        self._on_hashed = on_hashed
+        self._resting = False
+        self._job: asyncio.Future[None] | None = None  # another thread hashes
+        self._settled: asyncio.Future[None] | None = None
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether no more bytes are to be received now; `on_hashed` will tell."""
+        return self._resting or self.queue.waiting + self.queue.held > BEHIND
+
+    def window(self, window: int) -> int:
+        """Bytes to receive at once, where `window` is the most."""
+        return min(SLICE, window) if self._hashing.in_rounds else window
+
+    def take(self, part: PartBuffer, count: int) -> None:
+        """Add `count` bytes at the tail of `part` to what is filled, and to the digest."""
+        hashing = self._hashing
+        if self._job is None and hashing.in_rounds:
+            self.queue.add(part, count)
+            self._resting = True
+            hashing.rest(self)
+        elif hashing.executor is not None:
+            self.queue.add(part, count)
+            self._go_on()
+        else:
+            part.advance_hashed(count, self.queue.digest)
+        hashing.took_alone()
+
+    async def settle(self) -> None:
+        """Wait until all that was taken is hashed."""
+        while self._resting or self._job is not None or self.queue.waiting:
+            few = self.queue.waiting < STEP or self._hashing.executor is None
+            if not self._resting and self._job is None and few:
+                self.queue.hash()
+                self.queue.release()
+                return
+            self._go_on()
+            self._settled = asyncio.get_running_loop().create_future()
+            await self._settled
+
+    def drop(self) -> None:
+        """Hash no more; what another thread is at it ends."""
+        self._hashing.forget(self)
+        self._resting = False
+        self.queue.clear()
+
+    def hashed(self) -> None:
+        """The round is over, or the other thread is done."""
+        self._resting = False
+        self.queue.release()
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+        self._on_hashed()
+
+    def _go_on(self) -> None:
+        if self._resting or self._job is not None or self.queue.waiting < STEP:
+            return
+        executor = self._hashing.executor
+        assert executor is not None
+        self._job = asyncio.get_running_loop().run_in_executor(executor, self.queue.hash)
+        self._job.add_done_callback(self._done)
+
+    def _done(self, _job: asyncio.Future[None]) -> None:
+        self._job = None
+        self.hashed()
+        self._go_on()

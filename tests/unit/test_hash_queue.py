@@ -1,0 +1,230 @@
+"""Digests that are taken later: side by side, in another thread, while the part is given back."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+
+import pytest
+
+from epoch._fastio import (
+    HashQueue,
+    PartBuffer,
+    Pool,
+    Sha256,
+    fill,
+    hash_seconds,
+    hash_together,
+    lanes_worthwhile,
+    live_views,
+)
+
+PART = 1 << 20
+BYTES = random.Random(3).randbytes(1 << 20)
+
+
+def _part(pool: Pool) -> PartBuffer:
+    part = pool.lend(PART, PART, PART)
+    assert part is not None
+    return part
+
+
+def _add(queue: HashQueue, part: PartBuffer, data: bytes) -> None:
+    assert fill(part, data) == len(data)
+    queue.add(part, len(data))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 7, 8, 9, 15, 16, 17, 40])
+def test_any_number_of_digests_side_by_side(count: int) -> None:
+    """Lengths of every kind: none, below a block, whole blocks, many; on digests that are within a
+    block already."""
+    dice = random.Random(count)
+    pool = Pool(count * PART)
+    digests = [(Sha256(), hashlib.sha256()) for _ in range(count)]
+    parts = [_part(pool) for _ in range(count)]
+    queues = [HashQueue(ours) for ours, _ in digests]
+    for _ in range(30):
+        for queue, part, (_, theirs) in zip(queues, parts, digests, strict=True):
+            length = dice.choice([0, 1, 63, 64, 65, dice.randrange(300), dice.randrange(9000)])
+            start = dice.randrange(1000)
+            data = BYTES[start : start + length]
+            _add(queue, part, data)
+            theirs.update(data)
+        hash_together(queues)
+        for queue in queues:
+            queue.release()
+        assert [ours.hexdigest() for ours, _ in digests] == [d.hexdigest() for _, d in digests]
+    for part in parts:
+        part.release()
+    assert pool.lent == 0
+    assert live_views() == 0
+
+
+def test_side_by_side_gives_the_published_vector_in_every_lane() -> None:
+    # FIPS 180-2, appendix B.3, in pieces that end anywhere.
+    pool = Pool(16 * PART)
+    queues = [HashQueue(Sha256()) for _ in range(16)]
+    parts = [_part(pool) for _ in queues]
+    left = [1_000_000] * len(queues)
+    dice = random.Random(1)
+    while any(left):
+        for i, (queue, part) in enumerate(zip(queues, parts, strict=True)):
+            take = min(left[i], dice.randrange(40_000))
+            _add(queue, part, b"a" * take)
+            left[i] -= take
+        hash_together(queues)
+        for queue in queues:
+            queue.release()
+    for queue, part in zip(queues, parts, strict=True):
+        assert queue.digest.hexdigest() == (
+            "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"
+        )
+        part.release()
+
+
+def test_a_queue_over_several_parts() -> None:
+    pool = Pool(3 * PART)
+    queues = [HashQueue(Sha256()) for _ in range(2)]
+    first, second, third = (_part(pool) for _ in range(3))
+    _add(queues[0], first, BYTES[:1000])
+    _add(queues[0], first, BYTES[1000:5000])
+    _add(queues[0], second, BYTES[5000:9000])
+    _add(queues[1], third, BYTES[:77])
+    assert (queues[0].waiting, queues[1].waiting) == (9000, 77)
+    hash_together(queues)
+    assert (queues[0].waiting, queues[0].held) == (0, 9000)
+    assert queues[0].digest.hexdigest() == hashlib.sha256(BYTES[:9000]).hexdigest()
+    assert queues[1].digest.hexdigest() == hashlib.sha256(BYTES[:77]).hexdigest()
+    for queue in queues:
+        queue.release()
+    for part in (first, second, third):
+        part.release()
+    assert pool.lent == 0
+
+
+def test_a_part_that_is_given_back_stays_until_it_is_hashed() -> None:
+    freed = []
+    pool = Pool(2 * PART, lambda: freed.append(pool.lent))
+    queue = HashQueue(Sha256())
+    part = _part(pool)
+    _add(queue, part, BYTES[:100_000])
+    part.release()
+    other = _part(pool)  # would be the same memory
+    fill(other, bytes(100_000))
+    assert (pool.lent, freed) == (2 * PART, [])
+    queue.hash()
+    assert queue.digest.hexdigest() == hashlib.sha256(BYTES[:100_000]).hexdigest()
+    assert pool.lent == 2 * PART
+    queue.release()
+    assert (pool.lent, freed) == (PART, [PART])
+    other.release()
+
+
+def test_a_part_that_waits_cannot_shrink() -> None:
+    pool = Pool(PART)
+    queue = HashQueue(Sha256())
+    part = _part(pool)
+    _add(queue, part, BYTES[:10])
+    assert not part.shrink()
+    queue.hash()
+    assert not part.shrink()
+    queue.release()
+    assert part.shrink()
+    part.release()
+
+
+def test_what_is_forgotten_frees_its_part() -> None:
+    pool = Pool(PART)
+    queue = HashQueue(Sha256())
+    part = _part(pool)
+    _add(queue, part, BYTES[:10])
+    part.release()
+    queue.clear()
+    assert (pool.lent, queue.waiting) == (0, 0)
+    assert queue.digest.length == 0
+    assert live_views() == 0
+
+
+def test_more_than_fits_is_refused() -> None:
+    pool = Pool(PART)
+    queue = HashQueue(Sha256())
+    part = _part(pool)
+    with pytest.raises(ValueError, match="do not fit"):
+        queue.add(part, PART + 1)
+    part.release()
+    with pytest.raises(BufferError):
+        queue.add(part, 1)
+    assert queue.waiting == 0
+
+
+def test_bytes_come_while_another_thread_hashes() -> None:
+    pool = Pool(64 * PART)
+    queue = HashQueue(Sha256())
+    expected = hashlib.sha256()
+    parts = []
+    worker = None
+    for _ in range(64):
+        part = _part(pool)
+        parts.append(part)
+        for _ in range(4):
+            _add(queue, part, BYTES[: PART // 4])
+            expected.update(BYTES[: PART // 4])
+            if worker is not None and not worker.is_alive():
+                worker.join()
+                queue.release()
+                worker = None
+            if worker is None:
+                worker = threading.Thread(target=queue.hash)
+                worker.start()
+        part.release()
+    assert worker is not None
+    worker.join()
+    queue.hash()
+    queue.release()
+    assert queue.digest.hexdigest() == expected.hexdigest()
+    assert pool.lent == 0
+
+
+def test_time_is_counted() -> None:
+    pool = Pool(16 * PART)
+    queues = [HashQueue(Sha256()) for _ in range(16)]
+    parts = [_part(pool) for _ in queues]
+    for queue, part in zip(queues, parts, strict=True):
+        _add(queue, part, BYTES)
+    before = hash_seconds()
+    hash_together(queues)
+    assert 16 * PART / 20e9 < hash_seconds() - before < 16 * PART / 50e6
+    for queue, part in zip(queues, parts, strict=True):
+        queue.release()
+        part.release()
+
+
+def test_how_many_lanes() -> None:
+    assert lanes_worthwhile() in (0, 5)
+    hash_together([])
+
+
+@pytest.mark.slow
+def test_millions_of_random_splits() -> None:
+    """Sixteen messages at a time, in random pieces, against hashlib."""
+    dice = random.Random(20)
+    pool = Pool(16 * PART)
+    cases = 0
+    while cases < 2_000_000:
+        queues = [HashQueue(Sha256()) for _ in range(16)]
+        theirs = [hashlib.sha256() for _ in queues]
+        parts = [_part(pool) for _ in queues]
+        for _ in range(20):
+            for queue, part, their in zip(queues, parts, theirs, strict=True):
+                start = dice.randrange(4096)
+                data = BYTES[start : start + dice.randrange(260)]
+                _add(queue, part, data)
+                their.update(data)
+                cases += 1
+            hash_together(queues)
+            for queue in queues:
+                queue.release()
+        for queue, part, their in zip(queues, parts, theirs, strict=True):
+            assert queue.digest.digest() == their.digest()
+            part.release()
