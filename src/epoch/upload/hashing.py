@@ -32,11 +32,11 @@ PATIENCE: Final = 2
 SOLITUDE: Final = 64
 """Slices that are hashed one by one after a round in which too few pushes took part."""
 
-STEP: Final = 2 * 1024 * 1024
+STEP: Final = 8 * 1024 * 1024
 """Bytes from which on another thread is woken. It costs as much as hashing some 100 KiB."""
 
 BEHIND: Final = 16 * 1024 * 1024
-"""Bytes of one push that may wait for another thread: what stays in the cores' shared cache."""
+"""Bytes of one push that may wait for another thread."""
 
 
 class Hasher(Protocol):
@@ -121,6 +121,7 @@ class Digesting:
         self._hashing = hashing
         self._on_hashed = on_hashed
         self._resting = False
+        self._due = False
         self._job: asyncio.Future[None] | None = None  # another thread hashes
         self._settled: asyncio.Future[None] | None = None
 
@@ -142,21 +143,23 @@ class Digesting:
             hashing.rest(self)
         elif hashing.executor is not None:
             self.queue.add(part, count)
+            # Nobody but us would free a part that others may be waiting for.
+            self._due = self._due or not part.room
             self._go_on()
         else:
             part.advance_hashed(count, self.queue.digest)
         hashing.took_alone()
 
+    def flush(self) -> None:
+        """Hash soon what waits, however little it is."""
+        self._due = True
+        self._go_on()
+
     async def settle(self) -> None:
         """Wait until all that was taken is hashed."""
         while self._resting or self._job is not None or self.queue.waiting:
-            few = self.queue.waiting < STEP or self._hashing.executor is None
-            if not self._resting and self._job is None and few:
-                self.queue.hash()
-                self.queue.release()
-                return
-            self._go_on()
             self._settled = asyncio.get_running_loop().create_future()
+            self.flush()
             await self._settled
 
     def drop(self) -> None:
@@ -174,12 +177,18 @@ class Digesting:
         self._on_hashed()
 
     def _go_on(self) -> None:
-        if self._resting or self._job is not None or self.queue.waiting < STEP:
+        """Hash what waits, if it is worth it or due, and nobody else is going to."""
+        waiting = self.queue.waiting
+        if self._resting or self._job is not None or (waiting < STEP and not self._due):
             return
+        self._due = False
         executor = self._hashing.executor
-        assert executor is not None
-        self._job = asyncio.get_running_loop().run_in_executor(executor, self.queue.hash)
-        self._job.add_done_callback(self._done)
+        if executor is None or waiting < STEP:
+            self.queue.hash()
+            self.hashed()
+        else:
+            self._job = asyncio.get_running_loop().run_in_executor(executor, self.queue.hash)
+            self._job.add_done_callback(self._done)
 
     def _done(self, _job: asyncio.Future[None]) -> None:
         self._job = None

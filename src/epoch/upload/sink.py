@@ -119,7 +119,11 @@ class PartSink:
         """See `message.BodySink`: an idle body holds no empty buffer, and while others wait only
         as much of a begun one as it has filled, and that not for long."""
         part = self._part
-        if part is None or part.views:
+        if part is None:
+            return
+        if part.views:
+            if self._digesting is not None:
+                self._digesting.flush()  # what waits to be hashed keeps the memory
             return
         if part.filled == 0:
             self._part = None
