@@ -25,7 +25,10 @@ from bench.harness.measure import weather
 from bench.harness.report import machine
 from bench.harness.row import Row
 
-MODULES: Final = ("push", "tls", "pull", "requests", "idle", "start", "peers")
+MODULES: Final = (
+    *("push", "streams", "cores", "growth", "tls"),
+    *("pull", "requests", "idle", "start", "peers"),
+)
 """Of `bench.rows`, in the order in which they run."""
 
 _HEADINGS: Final = ("#", "what", "target", "measured", "spread", "met")

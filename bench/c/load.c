@@ -10,6 +10,8 @@
 #include "tls.h"
 
 #include <getopt.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 
 enum { BLOCK = 1 << 20, TAIL = 8 };
 
@@ -25,6 +27,7 @@ struct stream {
     double start, last_byte;
 };
 
+static int period_file = -1; /* of --sendfile */
 static char *period; /* what the body repeats: the block, or the block cut into chunks */
 static size_t period_size, write_size = 1 << 20, chunk;
 static uint64_t blob_size = 1 << 30, body_size, first;
@@ -172,6 +175,22 @@ static int send_some(struct stream *s, const char *data, size_t size, int flags,
     return count > 0; /* an error shows again when the response is read */
 }
 
+/* The same from the file that holds the period: the kernel copies nothing. */
+static void send_file(struct stream *s, size_t at, size_t size, size_t *sent) {
+    off_t offset = (off_t)at;
+    ssize_t count = sendfile(s->fd, period_file, &offset, size);
+    *sent = count > 0 ? (size_t)count : 0;
+}
+
+static void make_period_file(void) {
+    REQUIRE((period_file = memfd_create("period", 0)) >= 0, "memfd_create");
+    for (size_t at = 0; at < period_size;) {
+        ssize_t count = write(period_file, period + at, period_size - at);
+        REQUIRE(count > 0, "write");
+        at += (size_t)count;
+    }
+}
+
 /* One write per turn, so that all connections are served alike. */
 static void send_more(struct stream *s) {
     size_t sent;
@@ -184,7 +203,10 @@ static void send_more(struct stream *s) {
         size_t at = (size_t)(s->body_sent % period_size), size = period_size - at;
         if (size > write_size) size = write_size;
         if (size > body_size - s->body_sent) size = (size_t)(body_size - s->body_sent);
-        send_some(s, period + at, size, s->body_sent + size == body_size ? MSG_MORE : 0, &sent);
+        if (period_file >= 0)
+            send_file(s, at, size, &sent);
+        else
+            send_some(s, period + at, size, s->body_sent + size == body_size ? MSG_MORE : 0, &sent);
         s->body_sent += sent;
         if (s->body_sent < body_size) return;
     }
@@ -261,7 +283,8 @@ static void parse_options(int count, char **arguments) {
         {"size", 1, NULL, 's'},      {"write-size", 1, NULL, 'w'}, {"chunked", 1, NULL, 'c'},
         {"path", 1, NULL, 'u'},      {"first", 1, NULL, 'f'},      {"silent", 1, NULL, 'k'},
         {"silent-bytes", 1, NULL, 'b'}, {"header", 1, NULL, 'h'},
-        {"patch", 0, NULL, 'a'},     {"post", 0, NULL, 'o'},     {"tls", 0, NULL, 't'},        {NULL, 0, NULL, 0}};
+        {"patch", 0, NULL, 'a'},     {"post", 0, NULL, 'o'},     {"tls", 0, NULL, 't'},
+        {"sendfile", 0, NULL, 'z'},    {NULL, 0, NULL, 0}};
     for (int option; (option = getopt_long(count, arguments, "", options, NULL)) != -1;) {
         switch (option) {
             case 'p': port = atoi(optarg); break;
@@ -276,6 +299,7 @@ static void parse_options(int count, char **arguments) {
             case 'b': silent_bytes = atoi(optarg); break;
             case 'h': extra = optarg; break;
             case 'a': patch = 1; break;
+            case 'z': period_file = 0; break;
             case 'o': post = 1; break;
             case 't': tls_call(); break;
             default: exit(2);
@@ -288,6 +312,7 @@ int main(int count, char **arguments) {
     parse_options(count, arguments);
     read_digests();
     make_period();
+    if (period_file >= 0) make_period_file();
     REQUIRE((epoll = epoll_create1(0)) >= 0, "epoll_create1");
     int *quiet = open_silent();
     struct stream *all = calloc((size_t)streams, sizeof *all);

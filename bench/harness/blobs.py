@@ -4,6 +4,7 @@ import hashlib
 from functools import cache
 from typing import Final
 
+KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 _TAIL: Final = 8

@@ -29,6 +29,9 @@ class Load:
     """POST, and PUT with the body, instead of one PUT."""
     tls: bool = False
     """TLS from the load to the server, and from the server to the store."""
+    sendfile: bool = False
+    """From a file, on any core: the load costs next to nothing. For wall time alone: the server
+    then receives what is in the cache, which no network card would give it."""
     silent: int = 0
     """Further connections that announce 1 GiB, send `silent_bytes` and nothing more."""
     silent_bytes: int = 64 * 1024
@@ -100,13 +103,15 @@ class Subject:
 def _run_load(port: int, load: Load, numbers: list[int]) -> dict[str, Any]:
     digests = "\n".join(digest(load.size, number) for number in numbers)
     command = [
-        *("taskset", "-c", str(LOAD_CPU), str(program("load", tls=load.tls)), f"--port={port}"),
+        *([] if load.sendfile else ["taskset", "-c", str(LOAD_CPU)]),
+        *(str(program("load", tls=load.tls)), f"--port={port}"),
         *(f"--size={load.size}", f"--streams={load.streams}", f"--first={numbers[0]}"),
         *(f"--chunked={load.chunked}", f"--silent={load.silent}"),
         f"--silent-bytes={load.silent_bytes}",
         *(["--patch"] if load.patch else []),
         *(["--post"] if load.post else []),
         *(["--tls"] if load.tls else []),
+        *(["--sendfile"] if load.sendfile else []),
     ]
     done = subprocess.run(command, input=digests, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -24,14 +24,15 @@ class ProcessFailed(Exception):
 class Process:
     """A started program with what it costs, its children included.
 
-    `port`: what it says when it is ready, unless it is given; then the caller finds out when.
+    `cpu`: the core it runs on, None for any. `port`: what it says when it is ready, unless it is
+    given; then the caller finds out when.
     """
 
     def __init__(
         self,
         command: Sequence[str | Path],
         *,
-        cpu: int,
+        cpu: int | None,
         env: Mapping[str, str] | None = None,
         port: int | None = None,
     ) -> None:
@@ -119,10 +120,10 @@ class Process:
 
 
 @contextlib.contextmanager
-def _on_cpu(cpu: int) -> Iterator[None]:
+def _on_cpu(cpu: int | None) -> Iterator[None]:
     """What is started in this block, by this thread, runs on that core alone."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
+    os.sched_setaffinity(0, before if cpu is None else {cpu})
     try:
         yield
     finally:

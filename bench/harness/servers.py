@@ -32,6 +32,11 @@ class Tuning:
     part_size: int = 16 * MIB
     budget: int = 256 * MIB
     receive_size: int = MIB
+    lockstep: bool = False
+    """Told to the floor: hash what all connections have received side by side."""
+    workers: int = 1
+    all_cores: bool = False
+    """Epoch runs on any core, not on one alone, beside load and store."""
 
 
 Start = Callable[[int, Tuning, Certificate | None], Process]
@@ -49,6 +54,7 @@ def start_floor(store_port: int, tuning: Tuning, certificate: Certificate | None
             f"--store-port={store_port}",
             f"--part-size={tuning.part_size}",
             f"--recv-size={tuning.receive_size}",
+            *(["--lockstep"] if tuning.lockstep else []),
         ],
         cpu=SERVER_CPU,
     )
@@ -71,8 +77,10 @@ def start_epoch(store_port: int, tuning: Tuning, certificate: Certificate | None
             "EPOCH_S3_SECURE": str(certificate is not None),
             "EPOCH_PART_SIZE": str(tuning.part_size),
             "EPOCH_BUFFER_BUDGET": str(tuning.budget),
+            "EPOCH_WORKERS": str(tuning.workers),
             **_tls_environment(certificate),
-        }
+        },
+        cpu=None if tuning.all_cores else SERVER_CPU,
     )
 
 
@@ -81,12 +89,12 @@ def start_epoch_on(folder: Path) -> Process:
     return _serve({"EPOCH_DATA_DIR": str(folder)})
 
 
-def _serve(settings: Mapping[str, str]) -> Process:
+def _serve(settings: Mapping[str, str], cpu: int | None = SERVER_CPU) -> Process:
     """`epoch serve` from this checkout, with the Python that runs this."""
     source = str(BENCH.parent / "src")
     return Process(
         [sys.executable, "-m", "epoch", "serve", "--addr", "127.0.0.1:0"],
-        cpu=SERVER_CPU,
+        cpu=cpu,
         env={
             "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
             "EPOCH_S3_ENV_FILE": os.devnull,

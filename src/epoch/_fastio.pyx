@@ -454,7 +454,8 @@ cdef class HashQueue:
         cdef const uint8_t *data = part.memory + part.filled
         if self.coming:
             piece = self.coming[len(self.coming) - 1]
-        if piece is None or piece.data + piece.length != data:
+        # One part may begin where another ends.
+        if piece is None or piece.part is not part or piece.data + piece.length != data:
             piece = Piece.__new__(Piece)
             piece.part = part
             piece.data = data

@@ -111,8 +111,10 @@ class RequestBody:
             self._paused = False
             self._idle_since = self._rate_since = self._loop.time()
             self._rate_bytes = 0
-            if self.reading:
+            if self.reading and self._prefix:
                 self._loop.call_soon(self._pump)
+            elif self.reading:
+                self._wire.resume_reading()
 
     # -- the connection's side
 
