@@ -228,3 +228,23 @@ def test_millions_of_random_splits() -> None:
         for queue, part, their in zip(queues, parts, theirs, strict=True):
             assert queue.digest.digest() == their.digest()
             part.release()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_parts_that_lie_side_by_side_are_each_held(order: int) -> None:
+    """The kernel puts mappings next to one another: the bytes of the next part may begin where
+    those of the last one end, and yet they are its own."""
+    pool = Pool(8 * PART)
+    queue = HashQueue(Sha256())
+    expected = hashlib.sha256()
+    parts = [_part(pool) for _ in range(8)]
+    for part in parts[::order]:
+        _add(queue, part, BYTES)
+        expected.update(BYTES)
+    assert [part.views for part in parts] == [1] * 8
+    for part in parts:
+        part.release()
+    queue.hash()
+    queue.release()
+    assert pool.lent == 0
+    assert queue.digest.hexdigest() == expected.hexdigest()
