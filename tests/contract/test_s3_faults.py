@@ -24,6 +24,7 @@ from tests.contract.stub import Call, Script, Stub, error_body, serve
 UPLOAD = Multipart("key", "upload-id")
 FAST = Patience(stall=0.3, answer=0.6, slow_answer=0.6, check=0.6)
 DATE = "Sat, 01 Nov 2025 10:00:00 GMT"
+ISO_DATE = "2025-11-01T10:00:00.000Z"
 COMPLETED = (
     b'<?xml version="1.0"?><CompleteMultipartUploadResult>'
     b"<ETag>&quot;e-2&quot;</ETag></CompleteMultipartUploadResult>"
@@ -293,6 +294,67 @@ async def test_permanent_failures_are_told_at_once(status: int, code: str, text:
             assert stub.settings.secret_key not in str(caught.value)
         with pytest.raises(StoreError, match=text):
             await store.check()
+
+
+@pytest.mark.parametrize("name", ["list", "names", "check", "create", "complete"])
+async def test_what_is_no_s3_store_is_told(name: str) -> None:
+    """The console of a store, or the start page of a proxy, says 200 to everything."""
+    async with stubbed(not_s3) as (store, _):
+        with pytest.raises(StoreError, match=r"not that of an S3 store|the store is failing"):
+            await {**CALLS, "names": lambda s: s.names(""), "check": S3Store.check}[name](store)
+
+
+async def test_a_list_is_read_again_where_the_answer_was_garbled() -> None:
+    async with stubbed(first(1, not_s3)) as (store, stub):
+        assert await store.names("") == []
+    assert len(stub.calls) == 2
+
+
+async def test_a_list_that_breaks_off_is_no_list() -> None:
+    """What is missing on it would be collected as garbage."""
+
+    async def script(call: Call) -> None:
+        item = f"<Key>p/a</Key><Size>1</Size><LastModified>{ISO_DATE}</LastModified>"
+        page = f"<IsTruncated>true</IsTruncated><Contents>{item}</Contents>"
+        await call.answer(200, f"<ListBucketResult>{page}</ListBucketResult>".encode())
+
+    async with stubbed(script) as (store, _):
+        with pytest.raises(StoreError, match="not that of an S3 store"):
+            await store.names("")
+        with pytest.raises(StoreError, match="not that of an S3 store"):
+            async for _info in store.list(""):
+                pass
+
+
+async def endless_chunks(call: Call) -> None:
+    """Says neither how much will come nor when it ends."""
+    status = 200 if call.path.endswith("/key") else 403
+    head = f"HTTP/1.1 {status} Stub\r\nTransfer-Encoding: chunked\r\n\r\n"
+    call.writer.write(head.encode())
+    while True:
+        call.writer.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+        await call.writer.drain()
+
+
+async def test_answers_without_a_length_are_bounded() -> None:
+    async with stubbed(endless_chunks, Patience()) as (store, _):
+        with pytest.raises(StoreError, match="more than were expected"):
+            await store.get("key", 100_000)
+        with pytest.raises(StoreError, match="403"):
+            await store.get("another", 100_000)
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Sat, 99 Nov 2025 10:00:00 GMT"])
+async def test_a_date_that_is_none(date: str) -> None:
+    async def script(call: Call) -> None:
+        await call.answer(200, b"0123456789", ETag='"e"', Last_Modified=date)
+
+    async with stubbed(script) as (store, _):
+        with pytest.raises(StoreError, match="not that of an S3 store"):
+            await store.head("key")
+        with pytest.raises(StoreError, match="not that of an S3 store"):
+            async with store.open("key"):
+                pytest.fail("opened")
 
 
 async def test_missing_bucket_is_not_a_missing_object() -> None:

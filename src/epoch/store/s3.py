@@ -20,7 +20,7 @@ from epoch.store.s3_errors import Failure, NotS3, refused, understand
 from epoch.store.s3_move import Copier
 from epoch.store.s3_read import EmptyReader, S3Reader, info_of, range_header
 from epoch.store.s3_retry import Failed
-from epoch.store.s3_xml import child, parse, parse_list
+from epoch.store.s3_xml import Listing, child, parse, parse_list
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -67,6 +67,7 @@ class S3Store:
         await self._calls.call(
             f"open {self.description}",
             Request("GET", query=query),
+            lambda body: parse(body, "ListBucketResult"),
             silence=self._patience.check,
             attempts=1,
         )
@@ -181,13 +182,11 @@ class S3Store:
         query = {"list-type": "2", "prefix": self._settings.prefix + prefix, **which}
         query["encoding-type"] = "url"
         while True:
-            answer = await self._calls.call(f"list {prefix}", Request("GET", query=query))
-            page = parse_list(answer.body, "ListBucketResult", "Contents")
+            page = await self._calls.call(f"list {prefix}", Request("GET", query=query), _page)
             yield page.items
-            token = page.about.get("NextContinuationToken")
-            if not page.truncated or not token:
+            if not page.truncated:
                 return
-            query["continuation-token"] = token
+            query["continuation-token"] = page.about["NextContinuationToken"]
 
     async def create_multipart(self, key: str) -> Multipart:
         """Begin a multipart upload."""
@@ -305,6 +304,15 @@ class S3Store:
         """An answer to HEAD does not tell a missing object from a missing bucket."""
         if time.monotonic() - self._calls.succeeded > _PROOF:
             await self.check()
+
+
+def _page(body: bytes) -> Listing:
+    """One page of a list. One that breaks off without a word of how to go on must not be taken
+    for the end: what is not on the list is taken for garbage."""
+    page = parse_list(body, "ListBucketResult", "Contents")
+    if page.truncated and not page.about.get("NextContinuationToken"):
+        raise NotS3
+    return page
 
 
 def _completed(body: bytes) -> bool:

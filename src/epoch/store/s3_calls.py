@@ -94,7 +94,7 @@ class Calls:
     # Requests
 
     async def find(self, operation: str, request: Request) -> Answer | None:
-        """Like `call`; None where there is no such object."""
+        """The answer to a request; None where there is no such object."""
         try:
             return await self.attempt(request)
         except Failed as failed:
@@ -106,31 +106,28 @@ class Calls:
         self,
         operation: str,
         request: Request,
+        read: Callable[[bytes], _T],
         *,
         silence: float | None = None,
         attempts: int = ATTEMPTS,
-    ) -> Answer:
-        """The answer to a request; `StoreError`, which begins with `operation`, when it failed.
+    ) -> _T:
+        """What `read` makes of the answer's body, as part of the attempt; `StoreError`, which
+        begins with `operation`, when it failed.
 
         `silence`: the limit for one attempt, in seconds.
         """
+
+        async def attempt() -> _T:
+            return read((await self._once(request, silence)).body)
+
         try:
-            return await self.attempt(request, silence=silence, attempts=attempts)
+            return await self._run(attempt, attempts)
         except Failed as failed:
             raise failed.failure.error(operation) from failed
 
-    async def attempt(
-        self, request: Request, *, silence: float | None = None, attempts: int = ATTEMPTS
-    ) -> Answer:
-        """Like `call`, but raises `Failed`."""
-
-        async def attempt() -> Answer:
-            async with asyncio.timeout(silence or self._patience.answer):
-                url, headers = self._sign(request)
-                session = self._session()
-                return await session.request(request.method, url, headers, limit=request.limit)
-
-        return await self._run(attempt, attempts)
+    async def attempt(self, request: Request) -> Answer:
+        """The answer to a request, or `Failed`."""
+        return await self._run(lambda: self._once(request))
 
     async def open(self, operation: str, request: Request) -> aiohttp.ClientResponse | None:
         """A request whose answer is still to be read, and then to be closed; None where there is
@@ -238,6 +235,11 @@ class Calls:
         return await self._run(attempt)
 
     # What they share
+
+    async def _once(self, request: Request, silence: float | None = None) -> Answer:
+        async with asyncio.timeout(silence or self._patience.answer):
+            url, headers = self._sign(request)
+            return await self._session().request(request.method, url, headers, limit=request.limit)
 
     def _session(self) -> HttpSession:
         if self._opened is None:

@@ -24,6 +24,8 @@ _KEEP_ALIVE: Final = 12.0
 """Seconds. Stores and their load balancers close idle connections after 15 or more."""
 _READ_BUFFER: Final = 256 * 1024
 """Bytes that aiohttp collects before it stops reading, twice over."""
+_ERROR: Final = 64 * 1024
+"""Bytes of an error body. What is longer is no S3 store's."""
 _CA_FILE: Final = "AWS_CA_BUNDLE"
 """Names the certificates to trust, as for other programs that speak S3."""
 
@@ -86,9 +88,7 @@ class HttpSession:
         """A request that is signed already. `TooLarge`: the answer has more than `limit` bytes."""
         response = await self.open(method, url, headers, body)
         try:
-            if limit is not None and (size := response.content_length or 0) > limit:
-                raise TooLarge(size)
-            return Answer(response.headers, await response.read())
+            return Answer(response.headers, await _read(response, limit))
         finally:
             response.close()
 
@@ -104,7 +104,9 @@ class HttpSession:
         if response.status < 300:
             return response
         try:
-            raise refused(response.status, await response.read())
+            raise refused(response.status, await _read(response, _ERROR))
+        except TooLarge:
+            raise refused(response.status, b"") from None
         finally:
             response.close()
 
@@ -120,3 +122,18 @@ class HttpSession:
             allow_redirects=False,
             proxy=self._proxy,
         )
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int | None) -> bytes:
+    """The whole body. `TooLarge`: it has more than `limit` bytes."""
+    if limit is None:
+        return await response.read()
+    if (size := response.content_length or 0) > limit:
+        raise TooLarge(size)
+    body = bytearray()
+    # Its length is not always announced.
+    while chunk := await response.content.readany():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(len(body))
+    return bytes(body)

@@ -20,10 +20,11 @@ _WORTH_A_CONNECTION: Final = 1024 * 1024
 
 def info_of(key: str, headers: Mapping[str, str]) -> ObjectInfo:
     """From the header of the answer to a HEAD or a GET of the whole object."""
-    size, date = headers.get("Content-Length"), headers.get("Last-Modified")
-    if size is None or date is None:
-        raise understand(NotS3()).error(f"read {key}")
-    return ObjectInfo(key, int(size), headers.get("ETag", ""), _seconds(date))
+    try:
+        size, modified = int(headers["Content-Length"]), _seconds(headers["Last-Modified"])
+    except (KeyError, ValueError):
+        raise understand(NotS3()).error(f"read {key}") from None
+    return ObjectInfo(key, size, headers.get("ETag", ""), modified)
 
 
 @lru_cache(maxsize=1024)
