@@ -136,6 +136,38 @@ async def test_time_in_which_we_do_not_read_does_not_count() -> None:
         assert (await raw.receive()).startswith(b"HTTP/1.1 200")
 
 
+async def test_pauses_do_not_help_a_body_below_the_minimum_rate() -> None:
+    class Pausing(PartSink):
+        def received(self, count: int) -> None:
+            super().received(count)
+            self.flow.pause()
+            asyncio.get_running_loop().call_soon(self.flow.resume)
+
+    timeouts = quick(body_idle=1.0, min_rate=1000.0)
+    async with serving(timeouts=timeouts) as server, Raw(server.port) as raw:
+
+        async def pause(request: Request) -> Response:
+            sinks: list[Pausing] = []
+
+            def make(flow: Flow) -> Pausing:
+                sinks.append(Pausing(flow, server.pool, 4096))
+                return sinks[0]
+
+            try:
+                await request.body.into(make)
+            finally:
+                sinks[0].close()
+            return Response(200)
+
+        server.handlers["pause"] = pause
+        await raw.send(PUT.replace(b"sink", b"pause"))
+        start = time.monotonic()
+        dripping = asyncio.create_task(drip(raw, b"x", 0.02))
+        assert statuses(await raw.receive_all()) == [408]
+        assert time.monotonic() - start < 2
+        await dripping
+
+
 async def test_time_before_the_body_is_read_does_not_count() -> None:
     async def late(request: Request) -> Response:
         await asyncio.sleep(0.4)

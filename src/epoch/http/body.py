@@ -56,6 +56,7 @@ class RequestBody:
         self._prefix = b""  # what came with the head and is not yet in the sink
         self._paused = False
         # Progress, for the deadlines: nothing counts while we do not read.
+        self._paused_since = 0.0
         self._idle_since = 0.0
         self._rate_since = 0.0
         self._rate_bytes = 0
@@ -102,6 +103,7 @@ class RequestBody:
         """See `message.Flow.pause`."""
         if not self._paused:
             self._paused = True
+            self._paused_since = self._loop.time()
             if self.reading:
                 self._wire.pause_reading()
 
@@ -109,8 +111,9 @@ class RequestBody:
         """See `message.Flow.resume`."""
         if self._paused:
             self._paused = False
-            self._idle_since = self._rate_since = self._loop.time()
-            self._rate_bytes = 0
+            self._idle_since = now = self._loop.time()
+            # Not begun anew: many pauses are short, and who drips must not profit from them.
+            self._rate_since += now - self._paused_since
             if self.reading and self._prefix:
                 self._loop.call_soon(self._pump)
             elif self.reading:
