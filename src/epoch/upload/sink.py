@@ -80,6 +80,7 @@ class PartSink:
         self._queued = False
         self._ended = False  # no further part is needed
         self._taken: asyncio.Future[None] | None = None  # somebody waits for what was spilled
+        self._error: Exception | None = None  # there is no memory for it, and will not be
 
     # BodySink
 
@@ -147,7 +148,10 @@ class PartSink:
             part = self._borrow_in_turn()
         except Exception as error:  # noqa: BLE001 - ours to see; those behind us must go on
             self._queued = False
+            self._error = error
             self._flow.fail(error)
+            if self._taken is not None and not self._taken.done():
+                self._taken.set_exception(error)
             return True
         if part is None:
             return False
@@ -171,7 +175,10 @@ class PartSink:
             self._go_on()
 
     async def settle(self) -> None:
-        """Wait for memory, where the end of the body came before our turn to borrow."""
+        """Wait for memory, where the end of the body came before our turn to borrow. Raises what
+        went wrong then: the body, which is over, cannot tell it."""
+        if self._error is not None:
+            raise self._error
         if self._held:
             self._taken = asyncio.get_running_loop().create_future()
             await self._taken
