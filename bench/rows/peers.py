@@ -31,7 +31,7 @@ def _beside_go(runs: int) -> Row:
         epoch = Subject("epoch put", stack.enter_context(start_epoch(store, Tuning())))
         measure([floor, epoch], Load(size=GIB), runs)
     return Row(
-        2,
+        12,
         "PUT of 1 GiB beside the Go epoch",
         "x Go epoch",
         0.55,
@@ -50,7 +50,7 @@ def _beside_distribution(runs: int) -> Row:
         measure([epoch, peer], Load(size=256 * MIB, post=True), runs)
     figures = {each.name: round(each.median("cpu_per_gb"), 3) for each in (epoch, peer)}
     return Row(
-        2,
+        12,
         f"PUT of 256 MiB beside distribution {VERSION}, SeaweedFS",
         "x distribution",
         0.30,

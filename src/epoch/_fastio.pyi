@@ -142,7 +142,9 @@ class HashQueue:
     `hash` are to be called from the thread that owns the pool.
     """
 
-    def __init__(self, digest: Sha256) -> None: ...
+    def __init__(self, digest: Sha256) -> None:
+        """`digest`: that takes the bytes."""
+
     @property
     def digest(self) -> Sha256:
         """The digest that takes them."""

@@ -420,7 +420,7 @@ def lanes_worthwhile():
 
 
 @cython.final
-cdef class Piece:
+cdef class _Piece:
     """Bytes in one part that wait to be hashed. Counts as a view of it until `drop`."""
     cdef PartBuffer part
     cdef const uint8_t *data
@@ -449,14 +449,14 @@ cdef class HashQueue:
 
     def add(self, PartBuffer part not None, Py_ssize_t count, /):
         global _live_views
-        cdef Piece piece = None
+        cdef _Piece piece = None
         part.check_room(count)
         cdef const uint8_t *data = part.memory + part.filled
         if self.coming:
             piece = self.coming[len(self.coming) - 1]
         # One part may begin where another ends.
         if piece is None or piece.part is not part or piece.data + piece.length != data:
-            piece = Piece.__new__(Piece)
+            piece = _Piece.__new__(_Piece)
             piece.part = part
             piece.data = data
             part.views += 1
@@ -475,12 +475,12 @@ cdef class HashQueue:
         return pieces
 
     def hash(self):
-        cdef Piece piece
+        cdef _Piece piece
         for piece in self.take():
             self.digest.hash(piece.data, piece.length)
 
     def release(self):
-        cdef Piece piece
+        cdef _Piece piece
         cdef list pieces = self.taken
         self.taken = []
         self.held = 0
@@ -488,7 +488,7 @@ cdef class HashQueue:
             piece.drop()
 
     def clear(self):
-        cdef Piece piece
+        cdef _Piece piece
         cdef list pieces = self.coming
         self.coming = []
         self.waiting = 0
@@ -499,7 +499,7 @@ cdef class HashQueue:
 def hash_together(list queues, /):
     global _hash_time
     cdef HashQueue queue
-    cdef Piece piece
+    cdef _Piece piece
     cdef uint64_t began
     cdef size_t count
     cdef epoch_sha256_lane *lanes = <epoch_sha256_lane *> malloc(

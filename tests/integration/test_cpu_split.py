@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.test_tls import Authority
+from tests.tools.authority import Authority
 from tests.tools.client import digest_of
 from tests.tools.fixtures import StartServer
 from tests.tools.server import Server

@@ -112,7 +112,14 @@ def test_the_signatures_are_the_same(node: ast.FunctionDef, function: object) ->
 @pytest.mark.parametrize("name", sorted(CLASSES.keys() - {"PartBuffer"}))
 def test_the_constructors_take_the_same(name: str) -> None:
     """Cython embeds no signature for them, so they are called."""
-    sample = {"state": None, "budget": 4096, "on_free": None, "limit": 1, "overhead": 1}
+    sample = {
+        "state": None,
+        "budget": 4096,
+        "on_free": None,
+        "limit": 1,
+        "overhead": 1,
+        "digest": _fastio.Sha256(),
+    }
     cls = getattr(_fastio, name)
     node = next(
         item
@@ -132,7 +139,10 @@ def test_the_constructors_take_the_same(name: str) -> None:
 
 def test_what_owns_memory_cannot_be_copied() -> None:
     part = Pool(4096).lend(1, 1, 1)
-    for thing in (part, Pool(1), _fastio.Sha256(), _fastio.ChunkedDecoder(1)):
+    for thing in (
+        *(part, Pool(1), _fastio.Sha256(), _fastio.ChunkedDecoder(1)),
+        _fastio.HashQueue(_fastio.Sha256()),
+    ):
         with pytest.raises(TypeError):
             copy.copy(thing)
         with pytest.raises(TypeError):
