@@ -268,6 +268,15 @@ async def test_reset_for_ever_takes_four_attempts(name: str) -> None:
     assert caught.value.retry_after is not None
 
 
+@pytest.mark.parametrize("name", ["head", "get", "create", "list", "delete"])
+async def test_only_slow_calls_are_waited_for_long(name: str) -> None:
+    async with stubbed(silent, replace(FAST, answer=0.05, slow_answer=60.0)) as (store, stub):
+        with pytest.raises(StoreError, match="did not answer in time"):
+            async with asyncio.timeout(10):
+                await CALLS[name](store)
+    assert len(stub.calls) == 4
+
+
 @pytest.mark.parametrize(
     ("status", "code", "text"),
     [

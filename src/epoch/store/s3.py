@@ -228,7 +228,12 @@ class S3Store:
         body = f'<CompleteMultipartUpload xmlns="{_XML}">{listed}</CompleteMultipartUpload>'
         request = Request("POST", upload.key, {"uploadId": upload.upload_id})
         await self._calls.post(
-            f"complete {upload.key}", request, body.encode(), _completed, settled
+            f"complete {upload.key}",
+            request,
+            body.encode(),
+            _completed,
+            settled,
+            silence=self._patience.slow_answer,
         )
 
     async def abort_multipart(self, upload: Multipart) -> None:

@@ -152,13 +152,14 @@ class Calls:
         body: bytes,
         read: Callable[[bytes], _T],
         settled: Callable[[Failure], Awaitable[_T | None]] | None = None,
+        *,
+        silence: float | None = None,
     ) -> _T:
-        """A request with a body that is signed too, and may take its time; what `read` makes of
-        the answer's body, as part of the attempt. `settled`: see `Retrier.run`."""
+        """Like `call`, with a body that is signed too. `settled`: see `Retrier.run`."""
         payload = hashlib.sha256(body).hexdigest()
 
         async def attempt() -> _T:
-            async with asyncio.timeout(self._patience.slow_answer):
+            async with asyncio.timeout(silence or self._patience.answer):
                 url, headers = self._sign(request, payload)
                 answer = await self._session().request(request.method, url, headers, body)
                 return read(answer.body)
