@@ -35,6 +35,7 @@ class Tuning:
     lockstep: bool = False
     """Told to the floor: hash what all connections have received side by side."""
     workers: int = 1
+    hash_threads: int = 0
     all_cores: bool = False
     """Epoch runs on any core, not on one alone, beside load and store."""
 
@@ -78,6 +79,7 @@ def start_epoch(store_port: int, tuning: Tuning, certificate: Certificate | None
             "EPOCH_PART_SIZE": str(tuning.part_size),
             "EPOCH_BUFFER_BUDGET": str(tuning.budget),
             "EPOCH_WORKERS": str(tuning.workers),
+            "EPOCH_HASH_THREADS": str(tuning.hash_threads),
             **_tls_environment(certificate),
         },
         cpu=None if tuning.all_cores else SERVER_CPU,

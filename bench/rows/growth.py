@@ -11,6 +11,9 @@ from bench.harness.servers import Tuning, start_discard, start_epoch, start_floo
 
 _SIZES: Final = (64 * MIB, GIB, 4 * GIB, 32 * GIB)
 _STREAMS: Final = (1, 4, 16, 64)
+_EACH: Final = 128 * MIB
+"""Bytes of a blob where many are pushed at once."""
+
 _AMOUNT: Final = 4 * GIB
 """That many bytes are pushed for each figure, in one blob or in many."""
 
@@ -66,7 +69,9 @@ def _of_size(floor: Subject, epoch: Subject, size: int, runs: int) -> dict[str, 
 
 
 def _of_streams(floor: Subject, epoch: Subject, count: int, runs: int) -> dict[str, Any]:
-    return _measure(floor, epoch, Load(size=2 * GIB // count, streams=count), runs)
+    # Blobs of one size, so that what each costs beside its bytes is the same.
+    load = Load(size=_EACH, streams=count)
+    return _measure(floor, epoch, load, runs * max(1, _STREAMS[-1] // count // 4))
 
 
 def _measure(floor: Subject, epoch: Subject, load: Load, times: int) -> dict[str, Any]:

@@ -93,11 +93,12 @@ class StoreSettings:
 
 
 def spare_cores(processes: int) -> int:
-    """How many cores each of so many processes has beside the one for its event loop."""
+    """How many cores each of so many processes has beside one for its event loop and one for the
+    kernel's network and whatever else runs: a thread that has to share one only costs."""
     # Not os.cpu_count(): taskset and containers leave a process fewer.
     everywhere = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if everywhere else os.cpu_count() or 1
-    return max(0, cores // processes - 1)
+    return max(0, cores // processes - 2)
 
 
 @dataclass(frozen=True, slots=True)

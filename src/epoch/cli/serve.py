@@ -106,6 +106,12 @@ way are finished, then the exit code is 0.
     help="Parts of one push that are sent to the store at the same time.",
 )
 @option(
+    "--hash-threads",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Threads that hash beside the event loop; by default, one for each core to spare.",
+)
+@option(
     "--idle-timeout",
     type=click.FloatRange(min=1),
     default=_HTTP.idle_timeout,
@@ -181,7 +187,11 @@ def _settings(options: dict[str, Any]) -> Settings:
             part_size=options["part_size"],
             budget=options["buffer_budget"],
             parts_in_flight=options["parts_in_flight"],
-            hash_threads=spare_cores(options["workers"]),
+            hash_threads=(
+                spare_cores(options["workers"])
+                if options["hash_threads"] is None
+                else options["hash_threads"]
+            ),
             receive_window=min(_UPLOAD.receive_window, options["part_size"]),
         ),
         store=StoreSettings(

@@ -105,7 +105,7 @@ class Hashing:
             self._loop.call_soon(self._turn)
             return
         pushes, self._round = self._round, []
-        if len(pushes) < self._lanes:
+        if 0 < len(pushes) < self._lanes:
             self._alone = SOLITUDE
         hash_together([push.queue for push in pushes])
         for push in pushes:
