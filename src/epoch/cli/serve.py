@@ -108,6 +108,7 @@ way are finished, then the exit code is 0.
 @option(
     "--hash-threads",
     type=click.IntRange(min=0),
+    default=None,
     metavar="N",
     help="Threads that hash beside the event loop; by default, one for each core to spare.",
 )
