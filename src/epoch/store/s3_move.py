@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from epoch.store.base import Multipart, ObjectInfo, Part, StoreError
+from epoch.concurrently import for_each
+from epoch.store.base import Multipart, ObjectInfo, Part
 from epoch.store.s3_retry import Failed
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class Copier:
     async def copy_parts(self, operation: str, source: ObjectInfo, upload: Multipart) -> list[Part]:
         """Copy by UploadPartCopy, into `upload`."""
         step = max(_PART, -(-source.size // _MAX_PARTS))
-        gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def copy(number: int, start: int) -> Part:
+        async def copy(piece: tuple[int, int]) -> Part:
+            number, start = piece
             stop = min(start + step, source.size)
             parameters: dict[str, Any] = {
                 "Key": self._prefix + upload.key,
@@ -57,21 +57,12 @@ class Copier:
                 "CopySource": self._source(source.key),
                 "CopySourceRange": f"bytes={start}-{stop - 1}",
             }
-            async with gate:
-                answer = await self._calls.library(
-                    operation, "upload_part_copy", parameters, silence=self._patience
-                )
+            answer = await self._calls.library(
+                operation, "upload_part_copy", parameters, silence=self._patience
+            )
             return Part(number, stop - start, answer["CopyPartResult"]["ETag"])
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(copy(number, start))
-                    for number, start in enumerate(range(0, source.size, step), 1)
-                ]
-        except* StoreError as errors:
-            raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
+        return await for_each(copy, enumerate(range(0, source.size, step), 1), _AT_ONCE)
 
     def _source(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}

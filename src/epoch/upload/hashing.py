@@ -101,7 +101,7 @@ class Hashing:
     def _turn(self) -> None:
         self._turns += 1
         count = len(self._round)
-        if 0 < count < self._running and count % self._lanes and self._turns <= PATIENCE:
+        if 0 < count < self._running and self._turns <= PATIENCE:
             self._loop.call_soon(self._turn)
             return
         pushes, self._round = self._round, []
