@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from epoch._fastio import ChunkedDecoder, Pool
+from epoch._fastio import Pool
 from epoch.app import App
 from epoch.config import Settings
 from epoch.http import head
@@ -32,7 +32,7 @@ WARM: Final = 60
 """Calls beforehand: CPython specializes code that has run a few times."""
 CALLS: Final = 200
 
-PATHS: Final = ("reference", "idle", "head", "sign", "render", "dispatch", "part", "chunks")
+PATHS: Final = ("reference", "idle", "head", "sign", "render", "dispatch", "part")
 
 _DIGEST: Final = "sha256:" + "0123456789abcdef" * 4
 _HEAD: Final = (
@@ -77,11 +77,6 @@ def _part_of(pool: Pool) -> Callable[[], None]:
         part.release()
 
     return walk
-
-
-def _chunks() -> None:
-    decoder = ChunkedDecoder(1 << 40)
-    decoder.feed(bytearray(_WIRE), len(_WIRE))
 
 
 def _signing() -> Callable[[], None]:
@@ -152,7 +147,6 @@ async def _main(extras: dict[str, int]) -> None:
             "render": _rendering(),
             "dispatch": _dispatching(app),
             "part": _part_of(Pool(1 << 20)),
-            "chunks": _chunks,
         }
         assert tuple(paths) == PATHS
         for path in paths.values():
