@@ -4,13 +4,13 @@
    One thread, epoll, keep-alive, path-style addresses, no authentication. `GET /__stats` answers
    the counts as JSON. A HEAD or GET of an object is 404, or with --get-size an object of that many
    zeros. Only what lies below `_uploads/` is known again, and kept if it is small: the state of
-   uploads in several requests. --bytes-per-second holds back what is read from all connections together. */
+   uploads in several requests. */
 #define _GNU_SOURCE
 #include "tls.h"
 
 #include <getopt.h>
 
-enum { GULP = 4 << 20, THROTTLED_GULP = 64 << 10, KEPT = 32 << 10 };
+enum { GULP = 4 << 20, KEPT = 32 << 10 };
 
 enum kind { STATS, GET, HEAD, LIST, PUT, PART, CREATE, COMPLETE, ABORT, DELETE, BAD, KINDS };
 static const char *const kind_names[KINDS] = {"stats",  "gets",    "heads",     "lists",
@@ -43,27 +43,10 @@ struct object {
 static struct object *objects[4096];
 static unsigned object_count;
 static uint64_t counts[KINDS], bytes, get_size = UINT64_MAX, not_live;
-static double rate, credit, credited_at;
 static uint8_t *live; /* by upload id; 1 while neither completed nor aborted */
 static unsigned uploads, live_uploads;
 static int epoll;
 static char gulp[GULP]; /* never written to: MSG_TRUNC copies nothing; the source of the zeros */
-
-/* How much may be read now, after sleeping off what was read too fast. */
-static size_t allowance(void) {
-    if (rate == 0) return GULP;
-    while (credit < THROTTLED_GULP) {
-        double t = now();
-        credit += (t - credited_at) * rate;
-        if (credit > rate / 10) credit = rate / 10 + THROTTLED_GULP; /* no great bursts */
-        credited_at = t;
-        if (credit < THROTTLED_GULP) {
-            struct timespec pause = {0, 500000};
-            nanosleep(&pause, NULL);
-        }
-    }
-    return THROTTLED_GULP;
-}
 
 static unsigned new_upload(void) {
     uploads++;
@@ -311,17 +294,15 @@ static ssize_t net_discard(int fd, size_t size) {
 static int run(struct connection *c) {
     if (c->zeros) return send_zeros(c);
     if (c->body) {
-        size_t most = allowance();
         int small = c->object && c->object->size <= KEPT;
         static char kept[KEPT];
         ssize_t count = small ? net_recv(c->fd, kept, (size_t)c->body)
-                              : net_discard(c->fd, c->body < most ? (size_t)c->body : most);
+                              : net_discard(c->fd, c->body < GULP ? (size_t)c->body : GULP);
         if (small && count > 0) fill_object(c->object, kept, (size_t)count);
         if (count < 0) return errno == EAGAIN;
         if (count == 0) return 0;
         c->body -= (uint64_t)count;
         bytes += (uint64_t)count;
-        credit -= (double)count;
     } else {
         ssize_t count = net_recv(c->fd, c->head + c->size, HEAD_LIMIT - c->size);
         if (count < 0) return errno == EAGAIN;
@@ -337,15 +318,13 @@ static int run(struct connection *c) {
 }
 
 int main(int count, char **arguments) {
-    static const struct option options[] = {{"bytes-per-second", 1, NULL, 'r'},
-                                            {"get-size", 1, NULL, 'g'},
+    static const struct option options[] = {{"get-size", 1, NULL, 'g'},
                                             {"tls-cert", 1, NULL, 'c'},
                                             {"tls-key", 1, NULL, 'k'},
                                             {NULL, 0, NULL, 0}};
     const char *cert = NULL, *key = NULL;
     for (int option; (option = getopt_long(count, arguments, "", options, NULL)) != -1;) {
         switch (option) {
-            case 'r': rate = atof(optarg); break;
             case 'g': get_size = strtoull(optarg, NULL, 10); break;
             case 'c': cert = optarg; break;
             case 'k': key = optarg; break;
@@ -354,7 +333,6 @@ int main(int count, char **arguments) {
     }
     if (cert && key) tls_serve(cert, key);
     REQUIRE(live = calloc(1, 2), "calloc");
-    credited_at = now();
     REQUIRE((epoll = epoll_create1(0)) >= 0, "epoll_create1");
     int listener = listen_loopback();
     watch(epoll, EPOLL_CTL_ADD, listener, EPOLLIN, NULL);

@@ -45,9 +45,9 @@ def _ratio(subjects: list[Subject], load: Load, limit: float) -> float:
     the limit, on either side, more rounds have to tell."""
     for _ in range(3):
         measure(subjects, load, ROUNDS)
-        reference, own = ([sample.cpu_per_gb for sample in each.samples] for each in subjects)
         assert not any(sample.refused for each in subjects for sample in each.samples)
-        ratios = [a / b for a, b in zip(own, reference, strict=True)]
+        reference, own = subjects
+        ratios = own.over(reference)
         print("rounds", " ".join(f"{ratio:.3f}" for ratio in ratios))
         if abs(statistics.median(ratios) - limit) > DOUBT:
             break

@@ -95,6 +95,11 @@ class Subject:
             errors=sorted({f"{p['status']} {p['error']}" for p in pushes if p["status"] != 201}),
         )
 
+    def over(self, base: "Subject") -> list[float]:
+        """CPU of this server over that of another one in the same round, for each round."""
+        pairs = zip(self.samples, base.samples, strict=True)
+        return [own.cpu_per_gb / other.cpu_per_gb for own, other in pairs]
+
     def median(self, attribute: str) -> float:
         """The median of one of the sample's figures."""
         return float(statistics.median(getattr(sample, attribute) for sample in self.samples))

@@ -43,9 +43,7 @@ class Result:
     def ratio(self, name: str) -> list[float]:
         """CPU of a server over the CPU of the base in the same round, for each round."""
         assert self.base is not None
-        base = self.subjects[self.base].samples
-        own = self.subjects[name].samples
-        return [a.cpu_per_gb / b.cpu_per_gb for a, b in zip(own, base, strict=True)]
+        return self.subjects[name].over(self.subjects[self.base])
 
 
 @contextmanager

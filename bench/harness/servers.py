@@ -118,11 +118,10 @@ def _tls_environment(certificate: Certificate | None) -> dict[str, str]:
     }
 
 
-def start_discard(bytes_per_second: int = 0, certificate: Certificate | None = None) -> Process:
+def start_discard(certificate: Certificate | None = None) -> Process:
     """The S3 server that keeps nothing; with a certificate it speaks TLS."""
-    throttle = [f"--bytes-per-second={bytes_per_second}"] if bytes_per_second else []
     binary = program("discard_s3", tls=certificate is not None)
-    return Process([binary, *throttle, *_tls_options(certificate)], cpu=LOAD_CPU)
+    return Process([binary, *_tls_options(certificate)], cpu=LOAD_CPU)
 
 
 def discard_stats(store: Process, certificate: Certificate | None = None) -> dict[str, int]:

@@ -58,13 +58,12 @@ def _one_stream(runs: int) -> Iterator[Row]:
         [1 / seconds / speed for seconds, speed in zip(busiest, speeds, strict=True)],
         at_least=True,
     )
-    pairs = zip(free.samples, pinned.samples, strict=True)
     yield Row(
         5,
         "CPU of the same",
         "x one core",
         1.05,
-        [a.cpu_per_gb / b.cpu_per_gb for a, b in pairs],
+        free.over(pinned),
     )
 
 
@@ -80,7 +79,7 @@ def _workers(runs: int) -> Iterator[Row]:
         for _ in range(runs):
             for subject, count in ((alone, 2), (both, 4)):
                 subject.samples.append(subject.push(replace(streams, streams=count)))
-    pairs = list(zip(alone.samples, both.samples, strict=True))
+    pairs = zip(alone.samples, both.samples, strict=True)
     yield Row(
         6,
         "throughput of 2 workers on 2 cores, load and store on them too",
@@ -95,7 +94,7 @@ def _workers(runs: int) -> Iterator[Row]:
         "the same by the CPU that each took: what cores for the server alone would give",
         "x one worker",
         1.8,
-        [2 * a.cpu_per_gb / b.cpu_per_gb for a, b in pairs],
+        [2 * ratio for ratio in alone.over(both)],
         at_least=True,
     )
 

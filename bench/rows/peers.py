@@ -64,5 +64,4 @@ def _ratios(one: Subject, other: Subject) -> list[float]:
     for subject in (one, other):
         if any(sample.refused for sample in subject.samples):
             raise RuntimeError(f"{subject.name} refused a push: {subject.process.output()[-1000:]}")
-    pairs = zip(one.samples, other.samples, strict=True)
-    return [a.cpu_per_gb / b.cpu_per_gb for a, b in pairs]
+    return one.over(other)

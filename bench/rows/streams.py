@@ -33,17 +33,12 @@ def rows(runs: int) -> Iterator[Row]:
             epoch.samples.append(epoch.push(crowd))
     figures = {each.name: round(each.median("cpu_per_gb"), 3) for each in (floor, relay, epoch)}
     detail = {"note": f"CPU s/GB: {figures}"}
-    yield Row(2, "PUT, 16 streams", "x floor", 0.85, _ratios(epoch, floor), detail=detail)
+    yield Row(2, "PUT, 16 streams", "x floor", 0.85, epoch.over(floor), detail=detail)
     yield Row(
         2,
         "the same beside 16 streams in lockstep in C",
         "x C relay",
         1.10,
-        _ratios(epoch, relay),
+        epoch.over(relay),
         detail=detail,
     )
-
-
-def _ratios(one: Subject, other: Subject) -> list[float]:
-    pairs = zip(one.samples, other.samples, strict=True)
-    return [a.cpu_per_gb / b.cpu_per_gb for a, b in pairs]

@@ -434,6 +434,12 @@ cdef class _Piece:
             self.part.hand_over()
 
 
+cdef void drop_all(list pieces):
+    cdef _Piece piece
+    for piece in pieces:
+        piece.drop()
+
+
 @cython.final
 cdef class HashQueue:
     cdef readonly Sha256 digest
@@ -480,20 +486,16 @@ cdef class HashQueue:
             self.digest.hash(piece.data, piece.length)
 
     def release(self):
-        cdef _Piece piece
         cdef list pieces = self.taken
         self.taken = []
         self.held = 0
-        for piece in pieces:
-            piece.drop()
+        drop_all(pieces)
 
     def clear(self):
-        cdef _Piece piece
         cdef list pieces = self.coming
         self.coming = []
         self.waiting = 0
-        for piece in pieces:
-            piece.drop()
+        drop_all(pieces)
 
 
 def hash_together(list queues, /):
@@ -508,19 +510,17 @@ def hash_together(list queues, /):
         raise MemoryError("no memory for the lanes")
     began = epoch_cpu_clock()
     try:
-        rows = [(queue, queue.take()) for queue in queues]
-        while rows:
+        taken = [(queue, queue.take()) for queue in queues]
+        while taken := [(queue, pieces) for queue, pieces in taken if pieces]:
             count = 0
-            for queue, pieces in rows:
-                piece = pieces.pop(0) if pieces else None
-                if piece is not None:
-                    lanes[count].ctx = &queue.digest.ctx
-                    lanes[count].data = piece.data
-                    lanes[count].length = piece.length
-                    count += 1
+            for queue, pieces in taken:
+                piece = pieces.pop(0)
+                lanes[count].ctx = &queue.digest.ctx
+                lanes[count].data = piece.data
+                lanes[count].length = piece.length
+                count += 1
             with nogil:
                 epoch_sha256_update_lanes(lanes, count)
-            rows = [row for row in rows if row[1]]
     finally:
         free(lanes)
     _hash_time += <double> (epoch_cpu_clock() - began)

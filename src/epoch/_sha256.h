@@ -12,6 +12,9 @@
 #define EPOCH_SHA256_BLOCK 64
 #define EPOCH_SHA256_DIGEST 32
 
+/* The constants of the 64 rounds; one table for all implementations. */
+extern const uint32_t epoch_sha256_k[64] __attribute__((visibility("hidden")));
+
 typedef struct {
     uint32_t h[8];                         /* chaining value after the whole blocks so far */
     uint64_t length;                       /* bytes hashed so far, pending ones included */

@@ -55,6 +55,7 @@ class Connection:
         # Global state
         self._service = service
         self._loop = service.loop
+        self._stopwatch = metrics.decrypting if service.secure else metrics.receiving
         # Per-connection state
         self.peer = ""
         self.task: asyncio.Task[None] | None = None
@@ -120,7 +121,7 @@ class Connection:
             buffer = body.get_buffer()
             if buffer is not None:
                 # All that happens until buffer_updated is SSL_read, or read(2).
-                (metrics.decrypting if self._service.secure else metrics.receiving).begin()
+                self._stopwatch.begin()
                 return buffer
         return SCRATCH
 
@@ -128,7 +129,7 @@ class Connection:
         """`count` bytes lie in the buffer last given out."""
         body = self._body
         if body is not None and body.reading:
-            (metrics.decrypting if self._service.secure else metrics.receiving).end(count)
+            self._stopwatch.end(count)
             self._stash += body.received(count)
         elif self._draining >= 0:
             self._draining -= count

@@ -190,11 +190,11 @@ class S3Store:
 
     async def create_multipart(self, key: str) -> Multipart:
         """Begin a multipart upload."""
-        upload_id = await self._calls.post(
+        upload_id = await self._calls.call(
             f"create upload of {key}",
             Request("POST", key, {"uploads": ""}, _TYPE),
-            b"",
             lambda body: child(parse(body, "InitiateMultipartUploadResult"), "UploadId"),
+            body=b"",
         )
         return Multipart(key, upload_id)
 
@@ -227,12 +227,12 @@ class S3Store:
         )
         body = f'<CompleteMultipartUpload xmlns="{_XML}">{listed}</CompleteMultipartUpload>'
         request = Request("POST", upload.key, {"uploadId": upload.upload_id})
-        await self._calls.post(
+        await self._calls.call(
             f"complete {upload.key}",
             request,
-            body.encode(),
             _completed,
-            settled,
+            body=body.encode(),
+            settled=settled,
             silence=self._patience.slow_answer,
         )
 

@@ -108,20 +108,23 @@ class Calls:
         request: Request,
         read: Callable[[bytes], _T],
         *,
+        body: bytes | None = None,
+        settled: Callable[[Failure], Awaitable[_T | None]] | None = None,
         silence: float | None = None,
         attempts: int = ATTEMPTS,
     ) -> _T:
         """What `read` makes of the answer's body, as part of the attempt; `StoreError`, which
         begins with `operation`, when it failed.
 
-        `silence`: the limit for one attempt, in seconds.
+        `body`: of the request, signed too. `settled`: see `Retrier.run`. `silence`: the limit for
+        one attempt, in seconds.
         """
 
         async def attempt() -> _T:
-            return read((await self._once(request, silence)).body)
+            return read((await self._once(request, silence, body)).body)
 
         try:
-            return await self._run(attempt, attempts)
+            return await self._run(attempt, attempts, settled)
         except Failed as failed:
             raise failed.failure.error(operation) from failed
 
@@ -143,30 +146,6 @@ class Calls:
         except Failed as failed:
             if failed.failure.missing:
                 return None
-            raise failed.failure.error(operation) from failed
-
-    async def post(
-        self,
-        operation: str,
-        request: Request,
-        body: bytes,
-        read: Callable[[bytes], _T],
-        settled: Callable[[Failure], Awaitable[_T | None]] | None = None,
-        *,
-        silence: float | None = None,
-    ) -> _T:
-        """Like `call`, with a body that is signed too. `settled`: see `Retrier.run`."""
-        payload = hashlib.sha256(body).hexdigest()
-
-        async def attempt() -> _T:
-            async with asyncio.timeout(silence or self._patience.answer):
-                url, headers = self._sign(request, payload)
-                answer = await self._session().request(request.method, url, headers, body)
-                return read(answer.body)
-
-        try:
-            return await self._run(attempt, settled=settled)
-        except Failed as failed:
             raise failed.failure.error(operation) from failed
 
     async def send(self, operation: str, request: Request, data: Buffer) -> tuple[int, Answer]:
@@ -237,10 +216,15 @@ class Calls:
 
     # What they share
 
-    async def _once(self, request: Request, silence: float | None = None) -> Answer:
+    async def _once(
+        self, request: Request, silence: float | None = None, body: bytes | None = None
+    ) -> Answer:
+        payload = UNSIGNED if body is None else hashlib.sha256(body).hexdigest()
         async with asyncio.timeout(silence or self._patience.answer):
-            url, headers = self._sign(request)
-            return await self._session().request(request.method, url, headers, limit=request.limit)
+            url, headers = self._sign(request, payload)
+            return await self._session().request(
+                request.method, url, headers, body, limit=request.limit
+            )
 
     def _session(self) -> HttpSession:
         if self._opened is None:

@@ -141,14 +141,15 @@ class Digesting:
             self.queue.add(part, count)
             self._resting = True
             hashing.rest(self)
-        elif hashing.executor is not None:
+            return
+        hashing.took_alone()
+        if hashing.executor is not None:
             self.queue.add(part, count)
             # Nobody but us would free a part that others may be waiting for.
             self._due = self._due or not part.room
             self._go_on()
         else:
             part.advance_hashed(count, self.queue.digest)
-        hashing.took_alone()
 
     def flush(self) -> None:
         """Hash soon what waits, however little it is."""
