@@ -17,11 +17,9 @@ from aiohttp.abc import AbstractStreamWriter
 _FIRST: Final = 8 * 1024
 """Bytes. aiohttp joins the first write to the headers, which copies it."""
 _PIECE: Final = 1024 * 1024
-_PIECE_TLS: Final = 256 * 1024
-"""Bytes that are handed over before we wait, and that must go out within the stall limit."""
-_ENCRYPTED: Final = 64 * 1024
-"""Bytes per write over TLS, which encrypts all of it into memory of its own: so few stay in the
-cache. Plain TCP sends a piece at once, from the memory itself."""
+_PIECE_TLS: Final = 512 * 1024
+"""Bytes that are handed over before we wait, and that must go out within the stall limit. Over TLS
+all of a piece is encrypted into memory of its own, which no budget counts."""
 
 
 class PartBody(aiohttp.Payload):
@@ -107,10 +105,7 @@ class PartBody(aiohttp.Payload):
         start, stop = 0, min(_FIRST, size)
         while start < stop:
             with self._view[start:stop] as piece:
-                if start and self._tls:
-                    _encrypt(transport, piece)
-                else:
-                    await writer.write(piece)
+                await writer.write(piece)
                 await writer.drain()
             if self._refused or transport.is_closing():
                 raise ConnectionAbortedError("the request is over")
@@ -141,10 +136,3 @@ class PartBody(aiohttp.Payload):
             return False
         transport = self._transport
         return self._tls or transport is None or transport.get_write_buffer_size() == 0
-
-
-def _encrypt(transport: asyncio.WriteTransport, piece: memoryview) -> None:
-    """Write past aiohttp, whose steps cost as much for 64 KiB as for a piece."""
-    for start in range(0, piece.nbytes, _ENCRYPTED):
-        with piece[start : start + _ENCRYPTED] as some:
-            transport.write(some)
