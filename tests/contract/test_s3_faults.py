@@ -335,6 +335,21 @@ async def test_a_list_that_breaks_off_is_no_list() -> None:
                 pass
 
 
+@pytest.mark.parametrize("marker", ["", "p/a"])
+async def test_a_list_of_uploads_that_gets_nowhere_ends(marker: str) -> None:
+    page = f"<IsTruncated>true</IsTruncated><NextKeyMarker>{marker}</NextKeyMarker>"
+
+    async def script(call: Call) -> None:
+        body = f"<ListMultipartUploadsResult>{page}</ListMultipartUploadsResult>"
+        await call.answer(200, body.encode())
+
+    async with stubbed(script) as (store, stub):
+        with pytest.raises(StoreError, match="not that of an S3 store"):
+            async for _upload in store.list_multiparts(""):
+                pass
+    assert len(stub.calls) <= 2
+
+
 async def endless_chunks(call: Call) -> None:
     """Says neither how much will come nor when it ends."""
     status = 200 if call.path.endswith("/key") else 403

@@ -256,18 +256,22 @@ class S3Store:
     async def list_multiparts(self, prefix: str) -> AsyncIterator[tuple[Multipart, float]]:
         """Every upload in progress whose key starts with `prefix`, and its start (Unix seconds)."""
         own = self._settings.prefix
+        operation = f"list uploads of {prefix}"
         parameters = {"Prefix": own + prefix}
         while True:
-            answer = await self._calls.library(
-                f"list uploads of {prefix}", "list_multipart_uploads", parameters
-            )
+            answer = await self._calls.library(operation, "list_multipart_uploads", parameters)
             for item in answer.get("Uploads", ()):
                 upload = Multipart(item["Key"].removeprefix(own), item["UploadId"])
                 yield upload, item["Initiated"].timestamp()
             if not answer.get("IsTruncated"):
                 return
-            parameters["KeyMarker"] = answer.get("NextKeyMarker", "")
-            parameters["UploadIdMarker"] = answer.get("NextUploadIdMarker", "")
+            after = {
+                "KeyMarker": answer.get("NextKeyMarker", ""),
+                "UploadIdMarker": answer.get("NextUploadIdMarker", ""),
+            }
+            if after.items() <= parameters.items() or not after["KeyMarker"]:
+                raise understand(NotS3()).error(operation)  # it would go on for ever
+            parameters |= after
 
     async def presign(self, key: str, expires: int) -> str | None:
         """A URL that GETs `key` without us for `expires` seconds (at most seven days)."""
