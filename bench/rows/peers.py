@@ -6,7 +6,7 @@ from typing import Final
 
 from bench.harness.blobs import GIB, MIB
 from bench.harness.measure import Load, Subject, measure
-from bench.harness.peers import VERSION, distribution, start_distribution
+from bench.harness.peers import Peer, peers
 from bench.harness.row import Row
 from bench.harness.seaweed import seaweed
 from bench.harness.servers import Tuning, start_discard, start_epoch, start_floor
@@ -18,10 +18,10 @@ _MOST_RUNS: Final = 3
 
 
 def rows(runs: int) -> Iterator[Row]:
-    """Epoch by one PUT, distribution by POST and PUT, each as its own clients push."""
+    """Epoch by one PUT, the others by POST and PUT, each as its own clients push."""
     yield _beside_go(min(runs, _MOST_RUNS))
-    if distribution() is not None:
-        yield _beside_distribution(min(runs, _MOST_RUNS))
+    for peer in peers():
+        yield _beside(peer, min(runs, _MOST_RUNS))
 
 
 def _beside_go(runs: int) -> Row:
@@ -40,21 +40,20 @@ def _beside_go(runs: int) -> Row:
     )
 
 
-def _beside_distribution(runs: int) -> Row:
+def _beside(peer: Peer, runs: int) -> Row:
     # The discarding store lists no uploads, without which distribution does not go on with one.
     with ExitStack() as stack:
         store = stack.enter_context(seaweed()).port
         epoch = Subject("epoch put", stack.enter_context(start_epoch(store, Tuning())))
-        process = stack.enter_context(start_distribution(store, Tuning()))
-        peer = Subject("distribution", process)
-        measure([epoch, peer], Load(size=256 * MIB, post=True), runs)
-    figures = {each.name: round(each.median("cpu_per_gb"), 3) for each in (epoch, peer)}
+        other = Subject(peer.name, stack.enter_context(peer.on_s3(store, Tuning())))
+        measure([epoch, other], Load(size=256 * MIB, post=True), runs)
+    figures = {each.name: round(each.median("cpu_per_gb"), 3) for each in (epoch, other)}
     return Row(
         12,
-        f"PUT of 256 MiB beside distribution {VERSION}, SeaweedFS",
-        "x distribution",
+        f"PUT of 256 MiB beside {peer.name} {peer.version}, SeaweedFS",
+        f"x {peer.name}",
         0.30,
-        _ratios(epoch, peer),
+        _ratios(epoch, other),
         detail={"note": f"CPU s/GB: {figures}"},
     )
 

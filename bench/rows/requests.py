@@ -1,15 +1,15 @@
-"""Small requests: rate and latency of manifests and lists of tags, beside distribution's."""
+"""Small requests: rate and latency of manifests and lists of tags, beside other registries'."""
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from bench.harness.image import push_image
-from bench.harness.peers import distribution, start_distribution, start_distribution_on
+from bench.harness.peers import Peer, peers
 from bench.harness.process import Process
 from bench.harness.requests import CONNECTIONS, Rate, request
 from bench.harness.row import Row
@@ -30,64 +30,60 @@ Rates = dict[str, dict[str, list[Rate]]]
 def rows(runs: int) -> Iterator[Row]:
     """In front of SeaweedFS, which has the other core together with the load; then on a directory,
     in the page cache."""
+    if not peers():
+        return
     with ExitStack() as stack:
         store = stack.enter_context(seaweed()).port
-        yield from _compare(
-            "SeaweedFS",
-            runs,
-            _started(
-                stack,
-                lambda: start_epoch(store, Tuning()),
-                lambda: start_distribution(store, Tuning()),
-            ),
-        )
+        servers = {"epoch": stack.enter_context(start_epoch(store, Tuning()))}
+        for peer in peers():
+            servers[peer.name] = stack.enter_context(peer.on_s3(store, Tuning()))
+        yield from _compare("SeaweedFS", runs, _measure(servers, runs))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-requests-")))
-        yield from _compare(
-            "directory",
-            runs,
-            _started(
-                stack,
-                lambda: start_epoch_on(folder / "epoch"),
-                lambda: start_distribution_on(folder / "distribution"),
-            ),
-        )
+        servers = {"epoch": stack.enter_context(start_epoch_on(folder / "epoch"))}
+        for peer in peers():
+            servers[peer.name] = stack.enter_context(peer.on_directory(folder / peer.name))
+        yield from _compare("directory", runs, _measure(servers, runs))
 
 
-def _started(
-    stack: ExitStack, epoch: Callable[[], Process], peer: Callable[[], Process]
-) -> Servers:
-    if distribution() is None:
-        return {}
-    return {
-        name: stack.enter_context(start())
-        for name, start in (("epoch", epoch), ("distribution", peer))
-    }
-
-
-def _compare(store: str, runs: int, servers: Servers) -> Iterator[Row]:
-    if not servers:
-        return
-    rates = _measure(servers, runs)
+def _compare(store: str, runs: int, rates: Rates) -> Iterator[Row]:
+    """Each kind of request beside the first peer; beside the others, the worst of all kinds."""
+    first, *others = peers()
     for what, by_server in rates.items():
-        ours, theirs = by_server["epoch"], by_server["distribution"]
-        ratios = [a.per_second / b.per_second for a, b in zip(ours, theirs, strict=True)]
         yield Row(
             8,
             f"{what}, {CONNECTIONS} connections, {store}: requests a second",
-            "x distribution",
+            f"x {first.name}",
             1.0,
-            ratios,
+            [_rate(by_server, first, turn) for turn in range(runs)],
             at_least=True,
             detail={"note": _note(by_server)} | {n: _figures(r) for n, r in by_server.items()},
         )
-    yield Row(
-        8,
-        f"the slowest 1 % of those requests, {store}: worst of all kinds",
-        "x distribution",
-        1.0,
-        [_worst_p99(rates, turn) for turn in range(runs)],
-    )
+    for peer in others:
+        yield Row(
+            8,
+            f"the same, {store}: worst of all kinds",
+            f"x {peer.name}",
+            1.0,
+            [min(_rate(each, peer, turn) for each in rates.values()) for turn in range(runs)],
+            at_least=True,
+        )
+    for peer in peers():
+        yield Row(
+            8,
+            f"the slowest 1 % of those requests, {store}: worst of all kinds",
+            f"x {peer.name}",
+            1.0,
+            [max(_p99(each, peer, turn) for each in rates.values()) for turn in range(runs)],
+        )
+
+
+def _rate(by_server: dict[str, list[Rate]], peer: Peer, turn: int) -> float:
+    return by_server["epoch"][turn].per_second / by_server[peer.name][turn].per_second
+
+
+def _p99(by_server: dict[str, list[Rate]], peer: Peer, turn: int) -> float:
+    return by_server["epoch"][turn].p99_ms / by_server[peer.name][turn].p99_ms
 
 
 def _measure(servers: Servers, runs: int) -> Rates:
@@ -112,12 +108,6 @@ _REQUESTS: Final = (
     ("HEAD", "manifest by digest", "manifests/{digest}"),
     ("GET", f"list of {len(_TAGS)} tags", "tags/list"),
 )
-
-
-def _worst_p99(rates: Rates, turn: int) -> float:
-    return max(
-        each["epoch"][turn].p99_ms / each["distribution"][turn].p99_ms for each in rates.values()
-    )
 
 
 def _note(by_server: dict[str, list[Rate]]) -> str:

@@ -335,6 +335,26 @@ async def test_a_list_that_breaks_off_is_no_list() -> None:
                 pass
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        f"<Size>1</Size><LastModified>{ISO_DATE}</LastModified>",
+        f"<Key>p/a</Key><Size>many</Size><LastModified>{ISO_DATE}</LastModified>",
+        "<Key>p/a</Key><Size>1</Size><LastModified>yesterday</LastModified>",
+        "<Key>p/a</Key>",
+    ],
+)
+async def test_a_list_of_what_is_no_object(item: str) -> None:
+    async def script(call: Call) -> None:
+        page = f"<ListBucketResult><Contents>{item}</Contents></ListBucketResult>"
+        await call.answer(200, page.encode())
+
+    async with stubbed(script) as (store, _):
+        with pytest.raises(StoreError, match="not that of an S3 store"):
+            async for _info in store.list(""):
+                pass
+
+
 @pytest.mark.parametrize("marker", ["", "p/a"])
 async def test_a_list_of_uploads_that_gets_nowhere_ends(marker: str) -> None:
     page = f"<IsTruncated>true</IsTruncated><NextKeyMarker>{marker}</NextKeyMarker>"

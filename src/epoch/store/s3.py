@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 from xml.sax.saxutils import escape
 
 from epoch.config import S3Settings
@@ -20,10 +19,12 @@ from epoch.store.s3_errors import Failure, NotS3, refused, understand
 from epoch.store.s3_move import Copier
 from epoch.store.s3_read import EmptyReader, S3Reader, info_of, range_header
 from epoch.store.s3_retry import Failed
-from epoch.store.s3_xml import Listing, child, parse, parse_list
+from epoch.store.s3_xml import Listing, child, parse
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+_T = TypeVar("_T")
 
 _TYPE: Final = {"Content-Type": "application/octet-stream"}
 """Of every object, as the Go server has it; what is served comes from the manifest's JSON."""
@@ -161,32 +162,35 @@ class S3Store:
 
     async def _list(self, prefix: str, which: Mapping[str, str]) -> AsyncIterator[ObjectInfo]:
         own = self._settings.prefix
-        async for items in self._pages(prefix, which):
-            for item in items:
-                yield ObjectInfo(
-                    item["Key"].removeprefix(own),
-                    int(item["Size"]),
-                    item.get("ETag", ""),
-                    datetime.fromisoformat(item["LastModified"]).timestamp(),
-                )
+        async for objects in self._pages(prefix, which, lambda page: [*page.objects()]):
+            for key, size, etag, modified in objects:
+                yield ObjectInfo(key.removeprefix(own), size, etag, modified)
 
     async def names(self, prefix: str) -> Sequence[str]:
         """The keys of the same objects without `prefix`."""
         cut = len(self._settings.prefix + prefix)
-        pages = self._pages(prefix, {"delimiter": "/"})
-        return [item["Key"][cut:] async for items in pages for item in items]
+        pages = self._pages(prefix, {"delimiter": "/"}, Listing.keys)
+        return [key[cut:] async for found in pages for key in found]
 
     async def _pages(
-        self, prefix: str, which: Mapping[str, str]
-    ) -> AsyncIterator[Sequence[dict[str, str]]]:
+        self, prefix: str, which: Mapping[str, str], read: Callable[[Listing], Sequence[_T]]
+    ) -> AsyncIterator[Sequence[_T]]:
+        """What `read` makes of each page, as part of the attempt to get it."""
+
+        def page(body: bytes) -> tuple[Sequence[_T], str]:
+            listing = Listing(body)
+            return read(listing), listing.next
+
         query = {"list-type": "2", "prefix": self._settings.prefix + prefix, **which}
         query["encoding-type"] = "url"
         while True:
-            page = await self._calls.call(f"list {prefix}", Request("GET", query=query), _page)
-            yield page.items
-            if not page.truncated:
+            found, after = await self._calls.call(
+                f"list {prefix}", Request("GET", query=query), page
+            )
+            yield found
+            if not after:
                 return
-            query["continuation-token"] = page.about["NextContinuationToken"]
+            query["continuation-token"] = after
 
     async def create_multipart(self, key: str) -> Multipart:
         """Begin a multipart upload."""
@@ -313,15 +317,6 @@ class S3Store:
         """An answer to HEAD does not tell a missing object from a missing bucket."""
         if time.monotonic() - self._calls.succeeded > _PROOF:
             await self.check()
-
-
-def _page(body: bytes) -> Listing:
-    """One page of a list. One that breaks off without a word of how to go on must not be taken
-    for the end: what is not on the list is taken for garbage."""
-    page = parse_list(body, "ListBucketResult", "Contents")
-    if page.truncated and not page.about.get("NextContinuationToken"):
-        raise NotS3
-    return page
 
 
 def _completed(body: bytes) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from datetime import datetime
 from functools import lru_cache
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
@@ -11,38 +11,55 @@ from xml.etree import ElementTree
 from epoch.store.s3_errors import NotS3
 
 
-@dataclass(frozen=True, slots=True)
 class Listing:
-    """One page of a list: its items, and the elements beside them, by the names of elements."""
+    """One page of a list of objects (ListObjectsV2). `NotS3`: `body` is something else.
 
-    items: list[dict[str, str]]
-    about: Mapping[str, str]
-
-    @property
-    def truncated(self) -> bool:
-        """Whether there is another page."""
-        return self.about.get("IsTruncated") == "true"
-
-
-def parse_list(body: bytes, root: str, item: str) -> Listing:
-    """Read a list whose outermost element is `root` and whose items are the elements `item`.
-
-    Keys were asked for by `encoding-type=url`: XML cannot hold all of them; not every store heeds
-    it. `NotS3`: it is something else.
+    Keys are asked for by `encoding-type=url`, since XML cannot hold all of them; not every store
+    heeds it.
     """
-    tree = parse(body, root)
-    items: list[dict[str, str]] = []
-    about: dict[str, str] = {}
-    for element in tree:
-        name = _local(element.tag)
-        if name == item:
-            items.append({_local(each.tag): each.text or "" for each in element})
-        else:
-            about[name] = element.text or ""
-    if about.get("EncodingType") == "url":
-        for found in items:
-            found["Key"] = unquote_plus(found["Key"])
-    return Listing(items, about)
+
+    def __init__(self, body: bytes) -> None:
+        root = "ListBucketResult"
+        self._tree = parse(body, root)
+        self._space = self._tree.tag.removesuffix(root)
+        self._encoded = self._text(self._tree, "EncodingType") == "url"
+        self.next = self._text(self._tree, "NextContinuationToken")
+        """What to ask for the next page with; empty after the last one.
+
+        A page that breaks off without a word of how to go on must not be taken for the last one:
+        what is not on the list is taken for garbage.
+        """
+        if self._text(self._tree, "IsTruncated") != "true":
+            self.next = ""
+        elif not self.next:
+            raise NotS3
+
+    def keys(self) -> list[str]:
+        """The keys of the objects."""
+        return [self._key(item) for item in self._items()]
+
+    def objects(self) -> Iterator[tuple[str, int, str, float]]:
+        """Key, size in bytes, etag (empty: none) and time of the last change (Unix seconds)."""
+        for item in self._items():
+            try:
+                size = int(self._text(item, "Size"))
+                modified = datetime.fromisoformat(self._text(item, "LastModified")).timestamp()
+            except ValueError:
+                raise NotS3 from None
+            yield self._key(item), size, self._text(item, "ETag"), modified
+
+    def _items(self) -> list[ElementTree.Element]:
+        return self._tree.findall(f"{self._space}Contents")
+
+    def _key(self, item: ElementTree.Element) -> str:
+        key = self._text(item, "Key")
+        if not key:
+            raise NotS3
+        return unquote_plus(key) if self._encoded else key
+
+    def _text(self, element: ElementTree.Element, name: str) -> str:
+        # Not by a loop over the children: these are in C.
+        return element.findtext(self._space + name, "")
 
 
 def parse(body: bytes, root: str) -> ElementTree.Element:
