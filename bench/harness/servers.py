@@ -5,7 +5,7 @@ import os
 import ssl
 import sys
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,6 +34,8 @@ class Tuning:
     receive_size: int = MIB
     lockstep: bool = False
     """Told to the floor: hash what all connections have received side by side."""
+    one_by_one: bool = False
+    """Epoch hashes no pushes side by side, whatever the CPU could."""
     workers: int = 1
     hash_threads: int = 0
     all_cores: bool = False
@@ -83,6 +85,7 @@ def start_epoch(store_port: int, tuning: Tuning, certificate: Certificate | None
             **_tls_environment(certificate),
         },
         cpu=None if tuning.all_cores else SERVER_CPU,
+        program=_ONE_BY_ONE if tuning.one_by_one else ("-m", "epoch"),
     )
 
 
@@ -91,11 +94,23 @@ def start_epoch_on(folder: Path) -> Process:
     return _serve({"EPOCH_DATA_DIR": str(folder)})
 
 
-def _serve(settings: Mapping[str, str], cpu: int | None = SERVER_CPU) -> Process:
+_ONE_BY_ONE: Final = (
+    "-c",
+    "from epoch.upload import hashing; hashing.lanes_worthwhile = lambda: 0; "
+    "from epoch.cli.main import main; main()",
+)
+"""There is no option for it: nobody would want it but to compare."""
+
+
+def _serve(
+    settings: Mapping[str, str],
+    cpu: int | None = SERVER_CPU,
+    program: Sequence[str] = ("-m", "epoch"),
+) -> Process:
     """`epoch serve` from this checkout, with the Python that runs this."""
     source = str(BENCH.parent / "src")
     return Process(
-        [sys.executable, "-m", "epoch", "serve", "--addr", "127.0.0.1:0"],
+        [sys.executable, *program, "serve", "--addr", "127.0.0.1:0"],
         cpu=cpu,
         env={
             "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),

@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Final
 
 from bench.harness.blobs import GIB, KIB, MIB
-from bench.harness.measure import Load, Subject
+from bench.harness.measure import Load, Subject, measure
 from bench.harness.row import Row
 from bench.harness.servers import Tuning, start_discard, start_epoch, start_floor
 
 _STREAMS: Final = 16
+_CROWDS: Final = (2, 5, 8, 16, 64)
+"""Two never hash side by side; from five on they may (with AVX-512)."""
 _SLICE: Final = 512 * KIB
 _MOST_RUNS: Final = 5
 
@@ -41,4 +43,24 @@ def rows(runs: int) -> Iterator[Row]:
         1.10,
         epoch.over(relay),
         detail=detail,
+    )
+    for streams in _CROWDS:
+        yield _beside_one_by_one(streams, runs)
+
+
+def _beside_one_by_one(streams: int, runs: int) -> Row:
+    tuning, load = Tuning(), Load(size=1024 * MIB // streams, streams=streams)
+    with ExitStack() as stack:
+        store = stack.enter_context(start_discard()).port
+        together = Subject("epoch", stack.enter_context(start_epoch(store, tuning)))
+        alone = Subject(
+            "one by one", stack.enter_context(start_epoch(store, replace(tuning, one_by_one=True)))
+        )
+        measure([together, alone], load, 2 * runs)
+    return Row(
+        2,
+        f"{streams} streams beside the same server with one digest after the other",
+        "x one by one",
+        1.0,
+        together.over(alone),
     )

@@ -1,11 +1,11 @@
-"""Bounded concurrency: order, bound, failures."""
+"""Bounded concurrency: order, bound, failures, shared answers."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from epoch.concurrently import both, for_each
+from epoch.concurrently import AT_ONCE, Shared, both, for_each
 
 
 class Crowd:
@@ -79,3 +79,130 @@ async def test_both() -> None:
     with pytest.raises(KeyError):
         await both(crowd(-1), crowd(2))
     assert crowd.inside == 0
+
+
+class Answers:
+    """Counts how often it is asked; every answer waits to be let go, and says which one it is."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.answered: list[asyncio.Future[None]] = []
+
+    async def __call__(self) -> int:
+        self.asked += 1
+        number = self.asked
+        answered = asyncio.get_running_loop().create_future()
+        self.answered.append(answered)
+        await answered
+        return number
+
+    def let_go(self, number: int, error: Exception | None = None) -> None:
+        answered = self.answered[number - 1]
+        if error is None:
+            answered.set_result(None)
+        else:
+            answered.set_exception(error)
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def crowd(
+    shared: Shared, answers: Answers, count: int, question: str = "?"
+) -> list[asyncio.Task[int]]:
+    tasks = [asyncio.create_task(shared.ask(question, answers)) for _ in range(count)]
+    await turns()
+    return tasks
+
+
+async def test_few_ask_for_themselves() -> None:
+    shared, answers = Shared(), Answers()
+    tasks = await crowd(shared, answers, AT_ONCE)
+    others = await crowd(shared, answers, 1, "another question")
+    assert answers.asked == AT_ONCE + 1
+    for number in range(1, AT_ONCE + 2):
+        answers.let_go(number)
+    assert await asyncio.gather(*tasks, *others) == list(range(1, AT_ONCE + 2))
+    assert not shared._lines
+
+
+async def test_many_share_an_answer_that_is_younger_than_their_question() -> None:
+    shared, answers = Shared(), Answers()
+    first = await crowd(shared, answers, AT_ONCE)
+    waiting = await crowd(shared, answers, 50)
+    assert answers.asked == AT_ONCE
+    answers.let_go(2)
+    await turns()
+    assert answers.asked == AT_ONCE + 1
+    late = await crowd(shared, answers, 3)  # that one has begun already
+    answers.let_go(AT_ONCE + 1)
+    assert set(await asyncio.gather(*waiting)) == {AT_ONCE + 1}
+    await turns()
+    assert answers.asked == AT_ONCE + 2
+    for number in {*range(1, AT_ONCE + 3)} - {2, AT_ONCE + 1}:
+        answers.let_go(number)
+    assert set(await asyncio.gather(*late)) == {AT_ONCE + 2}
+    assert await asyncio.gather(*first) == list(range(1, AT_ONCE + 1))
+    assert not shared._lines
+
+
+async def test_a_failure_is_everybodys() -> None:
+    shared, answers = Shared(), Answers()
+    first = await crowd(shared, answers, AT_ONCE)
+    waiting = await crowd(shared, answers, 3)
+    answers.let_go(1, KeyError("first"))
+    with pytest.raises(KeyError, match="first"):
+        await first[0]
+    await turns()
+    answers.let_go(AT_ONCE + 1, KeyError("shared"))
+    for task in waiting:
+        with pytest.raises(KeyError, match="shared"):
+            await task
+    for number in range(2, AT_ONCE + 1):
+        answers.let_go(number)
+    await asyncio.gather(*first[1:])
+    assert not shared._lines
+
+
+async def test_who_leaves_takes_nobody_along() -> None:
+    shared, answers = Shared(), Answers()
+    first = await crowd(shared, answers, AT_ONCE)
+    waiting = await crowd(shared, answers, 3)
+    waiting[0].cancel()
+    first[0].cancel()  # its end begins the next one
+    await turns()
+    assert answers.asked == AT_ONCE + 1
+    waiting[1].cancel()
+    await turns()
+    answers.let_go(AT_ONCE + 1)
+    assert await waiting[2] == AT_ONCE + 1
+    for number in range(2, AT_ONCE + 1):
+        answers.let_go(number)
+    await asyncio.gather(*first[1:])
+    assert not shared._lines
+
+
+async def test_what_nobody_waits_for_any_more_is_not_asked_on() -> None:
+    shared, answers = Shared(), Answers()
+    first = await crowd(shared, answers, AT_ONCE)
+    early = await crowd(shared, answers, 2)
+    for task in early:
+        task.cancel()
+    await turns()
+    answers.let_go(1)
+    await turns()
+    assert answers.asked == AT_ONCE  # gone before it began
+    more = await crowd(shared, answers, 1)
+    [late] = await crowd(shared, answers, 1)
+    answers.let_go(2)
+    await turns()
+    assert answers.asked == AT_ONCE + 2
+    late.cancel()
+    await turns()
+    assert answers.answered[AT_ONCE + 1].cancelled()  # while it was under way
+    for number in (3, 4, AT_ONCE + 1):
+        answers.let_go(number)
+    await asyncio.gather(*first, *more)
+    assert not shared._lines

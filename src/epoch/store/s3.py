@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 from xml.sax.saxutils import escape
 
+from epoch.concurrently import Shared
 from epoch.config import S3Settings
 from epoch.store.base import Multipart, ObjectInfo, ObjectReader, Part, StoreError
 from epoch.store.s3_calls import Calls, Patience, Request
@@ -50,6 +51,7 @@ class S3Store:
         self._settings = settings
         self._patience = patience or Patience()
         self._calls = Calls(settings, self._patience)
+        self._shared = Shared()
         self._conditional: bool | None = None  # whether conditional writes work; None: not seen yet
         self._copier = Copier(
             self._calls, settings.bucket, settings.prefix, self._patience.slow_answer
@@ -75,6 +77,9 @@ class S3Store:
 
     async def head(self, key: str) -> ObjectInfo | None:
         """The object at `key`, or None."""
+        return await self._shared.ask(("head", key), lambda: self._head(key))
+
+    async def _head(self, key: str) -> ObjectInfo | None:
         answer = await self._calls.find(f"head {key}", Request("HEAD", key))
         if answer is None:
             await self._prove_bucket()
@@ -88,6 +93,9 @@ class S3Store:
 
     async def fetch(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
         """The same, and what is known about it."""
+        return await self._shared.ask(("fetch", key, limit), lambda: self._fetch(key, limit))
+
+    async def _fetch(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
         answer = await self._calls.find(f"get {key}", Request("GET", key, limit=limit))
         return None if answer is None else (info_of(key, answer.headers), answer.body)
 
@@ -168,6 +176,9 @@ class S3Store:
 
     async def names(self, prefix: str) -> Sequence[str]:
         """The keys of the same objects without `prefix`."""
+        return await self._shared.ask(("names", prefix), lambda: self._names(prefix))
+
+    async def _names(self, prefix: str) -> Sequence[str]:
         cut = len(self._settings.prefix + prefix)
         pages = self._pages(prefix, {"delimiter": "/"}, Listing.keys)
         return [key[cut:] async for found in pages for key in found]
