@@ -133,7 +133,8 @@ class Pool:
         """Return the free memory to the kernel."""
 
 def lanes_worthwhile() -> int:
-    """How many messages make it faster to hash them side by side; 0 where this CPU cannot."""
+    """From how many messages on it is faster to let them wait for one another and hash them side by
+    side than to hash each as it comes; 0 where this CPU cannot."""
 
 class HashQueue:
     """Bytes in parts that one digest has yet to take, in the order in which they came.

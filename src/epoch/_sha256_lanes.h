@@ -13,8 +13,8 @@ typedef struct {
     size_t length;       /* bytes */
 } epoch_sha256_lane;
 
-/* How many lanes have to be filled for lockstep to be faster than one message after the other;
- * 0 where this CPU has no lockstep. */
+/* From how many messages on it is faster to let them wait for one another and hash them in lockstep
+ * than to hash each as it comes; 0 where this CPU has no lockstep. */
 int epoch_sha256_lanes_worthwhile(void);
 
 /* Update every lane's context with its data. The lanes' contents are undefined afterwards. */

@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from epoch._fastio import PartBuffer, Pool, Sha256, fill, live_views
-from epoch.upload import hashing
-from epoch.upload.hashing import BEHIND, SLICE, STEP, Digesting, Hashing
+from epoch.upload.hashing import BEHIND, PILE, STEP, Digesting, Hashing
 
 BYTES = random.Random(4).randbytes(1 << 20)
 
@@ -19,7 +18,7 @@ BYTES = random.Random(4).randbytes(1 << 20)
 class Push:
     """A body that comes in slices, as a sink takes them: one part at a time."""
 
-    PART = 4 << 20
+    PART = 6 << 20  # a pile, and a rest
 
     def __init__(self, pool: Pool, ways: Hashing, size: int) -> None:
         self.rests = 0
@@ -41,7 +40,7 @@ class Push:
                 while part is None:
                     await asyncio.sleep(0.001)
                     part = self._pool.lend(self.PART, self.PART, self.PART)
-            slice_ = BYTES[: min(self._left, self.digesting.window(1 << 20), part.room)]
+            slice_ = BYTES[: min(self._left, part.room)]
             fill(part, slice_)
             self._go.clear()
             self.digesting.take(part, len(slice_))
@@ -81,10 +80,10 @@ async def _run(ways: Hashing, pushes: list[Push]) -> None:
 
 async def test_many_pushes_are_hashed_in_rounds(pool: Pool) -> None:
     ways = Hashing(lanes=4)
-    pushes = [Push(pool, ways, (3 << 20) + 1000 * n) for n in range(9)]
+    pushes = [Push(pool, ways, 2 * PILE + (2 << 20) + 1000 * n) for n in range(9)]
     assert not ways.in_rounds
     await _run(ways, pushes)
-    assert all(push.rests > (2 << 20) // SLICE for push in pushes)
+    assert all(push.rests >= 2 for push in pushes)
 
 
 async def test_few_pushes_do_not_rest(pool: Pool) -> None:
@@ -110,6 +109,24 @@ async def test_a_lonely_push_leaves_the_rounds(pool: Pool) -> None:
     async with asyncio.timeout(30):
         await push.run()
     assert push.rests == 1
+
+
+async def test_what_waits_is_hashed_first_when_the_rounds_end(pool: Pool) -> None:
+    ways = Hashing(lanes=2)
+    ways.join()
+    ways.join()
+    digest, part = Sha256(), pool.lend(PILE, PILE, PILE)
+    assert part is not None
+    digesting = Digesting(ways, digest, lambda: None)
+    for count, left in ((1000, 1000), (10, 0), (5, 0)):
+        fill(part, BYTES[part.filled : part.filled + count])
+        digesting.take(part, count)
+        assert digesting.queue.waiting == left
+        if ways.in_rounds:
+            ways.leave()
+    assert not digesting.must_wait
+    assert digest.hexdigest() == hashlib.sha256(BYTES[:1015]).hexdigest()
+    part.release()
 
 
 async def test_a_thread_hashes_what_is_worth_it(pool: Pool) -> None:
@@ -181,5 +198,5 @@ async def test_a_push_that_is_dropped_gives_its_memory_back(
 
 async def test_settling_ends_with_the_last_bytes_of_a_round(pool: Pool) -> None:
     ways = Hashing(lanes=2)
-    pushes = [Push(pool, ways, hashing.SLICE // 2) for _ in range(5)]
+    pushes = [Push(pool, ways, PILE // 2) for _ in range(5)]
     await _run(ways, pushes)

@@ -5,7 +5,7 @@ around that, chosen for what is going on:
 
 * few pushes, one core: at once, where the bytes lie, while they are in the cache;
 * few pushes, and cores to spare: in another thread, while the event loop receives and sends on;
-* many pushes, and a CPU with wide registers: side by side. Each receives a slice and rests; when
+* many pushes, and a CPU with wide registers: side by side. Each receives a pile and rests; when
   all that had bytes ready have one, those are hashed in one go, and all go on.
 
 What waits to be hashed holds a view of its part: the memory stays, whoever releases it meanwhile.
@@ -23,14 +23,15 @@ from epoch._fastio import HashQueue, PartBuffer, Sha256, hash_together, lanes_wo
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-SLICE: Final = 512 * 1024
-"""Bytes that one push receives in a round, so that those of eight stay in the cache."""
+PILE: Final = 4 * 1024 * 1024
+"""Bytes that one push collects for a round, or less at the end of a part. They are out of the cache
+when they are hashed, which costs less than many short receives, each with a pause."""
 
 PATIENCE: Final = 2
-"""Turns of the loop that a round waits for more pushes to have their slice."""
+"""Turns of the loop that a round waits for more pushes to have their pile."""
 
 SOLITUDE: Final = 64
-"""Slices that are hashed one by one after a round in which too few pushes took part."""
+"""Receives that are hashed one by one after a round in which too few pushes took part."""
 
 STEP: Final = 8 * 1024 * 1024
 """Bytes from which on another thread is woken. It costs as much as hashing some 100 KiB."""
@@ -61,7 +62,7 @@ class Hashing:
         self._running = 0
         self._round: list[Digesting] = []
         self._turns = 0
-        self._alone = 0  # slices until a round is tried again
+        self._alone = 0  # receives until a round is tried again
 
     @property
     def in_rounds(self) -> bool:
@@ -77,7 +78,7 @@ class Hashing:
         self._running -= 1
 
     def took_alone(self) -> None:
-        """A slice was hashed outside of rounds."""
+        """Something came outside of rounds."""
         if self._alone:
             self._alone -= 1
 
@@ -105,7 +106,7 @@ class Hashing:
             self._loop.call_soon(self._turn)
             return
         pushes, self._round = self._round, []
-        if 0 < len(pushes) < self._lanes:
+        if 0 < 3 * len(pushes) < 2 * self._lanes:
             self._alone = SOLITUDE
         hash_together([push.queue for push in pushes])
         for push in pushes:
@@ -130,26 +131,23 @@ class Digesting:
         """Whether no more bytes are to be received now; `on_hashed` will tell."""
         return self._resting or self.queue.waiting + self.queue.held > BEHIND
 
-    def window(self, window: int) -> int:
-        """Bytes to receive at once, where `window` is the most."""
-        return min(SLICE, window) if self._hashing.in_rounds else window
-
     def take(self, part: PartBuffer, count: int) -> None:
         """Add `count` bytes at the tail of `part` to what is filled, and to the digest."""
         hashing = self._hashing
         if self._job is None and hashing.in_rounds:
             self.queue.add(part, count)
-            self._resting = True
-            hashing.rest(self)
+            if self.queue.waiting >= PILE or not part.room:
+                self._resting = True
+                hashing.rest(self)
             return
         hashing.took_alone()
-        if hashing.executor is not None:
-            self.queue.add(part, count)
-            # Nobody but us would free a part that others may be waiting for.
-            self._due = self._due or not part.room
-            self._go_on()
-        else:
+        if hashing.executor is None and not self.queue.waiting:
             part.advance_hashed(count, self.queue.digest)
+            return
+        self.queue.add(part, count)
+        # Nobody but us would free a part that others may be waiting for.
+        self._due = self._due or not part.room or hashing.executor is None
+        self._go_on()
 
     def flush(self) -> None:
         """Hash soon what waits, however little it is."""

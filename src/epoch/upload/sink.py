@@ -96,10 +96,7 @@ class PartSink:
         if part is None or part.shrunk:
             self._spilled = True
             return memoryview(SPILL)[:limit]
-        window = self._budget.window
-        if self._digesting is not None:
-            window = self._digesting.window(window)
-        part.window = min(limit, window)
+        part.window = min(limit, self._budget.window)
         return part
 
     def received(self, count: int) -> None:
