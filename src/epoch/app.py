@@ -65,7 +65,14 @@ class App:
         )
         max_manifest = settings.http.max_manifest
         manifests = Manifests(
-            store, referrers, catalog, self._dashboard, max_manifest, pins, membership
+            store,
+            referrers,
+            catalog,
+            self._dashboard,
+            max_manifest,
+            pins,
+            membership,
+            sparse=settings.registry.sparse_indexes,
         )
         tags = Tags(store, catalog)
         self._schedule = Schedule(_collector(settings, store), settings.garbage.interval)

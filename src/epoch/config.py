@@ -193,6 +193,15 @@ class HttpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """What manifests are accepted."""
+
+    sparse_indexes: bool = False
+    """Accept an index some of whose manifests are not here: a mirror of a few platforms. Pulls of
+    the others then fail."""
+
+
+@dataclass(frozen=True, slots=True)
 class GarbageSettings:
     """What garbage collection removes, and when."""
 
@@ -295,6 +304,7 @@ class Settings:
     auth: AuthSettings = field(default_factory=AuthSettings)
     upload: UploadSettings = field(default_factory=UploadSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    registry: RegistrySettings = field(default_factory=RegistrySettings)
     garbage: GarbageSettings = field(default_factory=GarbageSettings)
     workers: int = 1
     """Server processes that share the port."""

@@ -58,6 +58,48 @@ def test_an_index_needs_its_manifests_and_has_no_artifact_type_of_its_own() -> N
     assert found.artifact_type == ""
 
 
+BUILDKIT_CACHE = {
+    "schemaVersion": 2,
+    "mediaType": media.OCI_INDEX,
+    "manifests": [
+        descriptor(b"layer 1", annotations={"buildkit/createdat": "2024-05-01T12:00:00Z"}),
+        descriptor(b"layer 2", "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+        descriptor(b"cache", "application/vnd.buildkit.cacheconfig.v0"),
+    ],
+}
+"""The index of blobs that `--cache-to type=registry,image-manifest=false` pushes."""
+
+
+def test_a_child_with_the_media_type_of_a_blob_may_be_either() -> None:
+    found = parse(BUILDKIT_CACHE)
+    assert found.untyped == tuple(map(Digest.of, (b"layer 1", b"layer 2", b"cache")))
+    assert found.blobs == found.children == ()
+
+
+def test_a_layer_with_the_media_type_of_a_manifest_may_be_either() -> None:
+    nested = descriptor(b"nested", media.OCI_INDEX)
+    found = parse(image(layers=[nested, descriptor(b"layer")]))
+    assert found.untyped == (Digest.of(b"nested"),)
+    assert found.blobs == (Digest.of(b"{}"), Digest.of(b"layer"))
+
+
+def test_what_one_descriptor_says_for_sure_counts() -> None:
+    both = [descriptor(b"child", media.OCI_MANIFEST), descriptor(b"child", "application/x")]
+    found = parse(index(manifests=both))
+    assert found.children == (Digest.of(b"child"),)
+    assert found.untyped == ()
+
+
+async def test_a_large_manifest_is_read_in_a_thread() -> None:
+    layers = [descriptor(b"%d" % number) for number in range(1000)]
+    data = json.dumps(image(layers=layers)).encode()
+    assert len(data) > document.MAX_ON_LOOP
+    assert await document.read(data) == document.parse(data)
+    assert await document.read_media_type(data) == media.OCI_MANIFEST
+    with pytest.raises(RegistryError):
+        await document.read(data[:-1])
+
+
 def test_what_is_fetched_elsewhere_is_not_needed_here() -> None:
     foreign = sorted(media.NON_DISTRIBUTABLE)[0]
     layers = [

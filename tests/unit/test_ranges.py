@@ -88,18 +88,3 @@ def test_a_range_names_the_slice_that_python_does(data: bytes, first: int, last:
 def test_if_range(condition: str | None, expected: tuple[int, int] | None) -> None:
     headers = {"range": "bytes=1-1"} | ({"if-range": condition} if condition else {})
     assert ranges.wanted(headers, ETAG, 10) == expected
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        (ETAG, True),
-        (f'"x", W/{ETAG}', True),
-        ("*", True),
-        ('"sha256:01"', False),
-        ("", False),
-    ],
-)
-def test_if_none_match(header: str, expected: bool) -> None:
-    assert ranges.not_modified({"if-none-match": header}, ETAG) is expected
-    assert ranges.not_modified({}, ETAG) is False

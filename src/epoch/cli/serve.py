@@ -16,6 +16,7 @@ from epoch.config import (
     LOG_LEVELS,
     GarbageSettings,
     HttpSettings,
+    RegistrySettings,
     Settings,
     SettingsError,
     StoreSettings,
@@ -33,6 +34,7 @@ _HTTP: Final = HttpSettings()
 _UPLOAD: Final = Upload()
 _GARBAGE: Final = GarbageSettings()
 _STORE: Final = StoreSettings()
+_REGISTRY: Final = RegistrySettings()
 
 _EPILOG: Final = """
 \b
@@ -134,6 +136,11 @@ way are finished, then the exit code is 0.
     help="Server processes that share the port; the buffer budget is divided among them.",
 )
 @option(
+    "--sparse-indexes/--no-sparse-indexes",
+    default=_REGISTRY.sparse_indexes,
+    help="Accept an index some of whose manifests were not pushed, such as other platforms.",
+)
+@option(
     "--gc-interval",
     type=Duration(),
     default=format_duration(_GARBAGE.interval),
@@ -200,6 +207,7 @@ def _settings(options: dict[str, Any]) -> Settings:
             s3=s3_settings(variables),
             redirect=options["redirect"],
         ),
+        registry=RegistrySettings(sparse_indexes=options["sparse_indexes"]),
         garbage=GarbageSettings(min_age=options["gc_min_age"], interval=options["gc_interval"]),
         workers=options["workers"],
         log_level=options["log_level"],

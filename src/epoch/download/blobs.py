@@ -56,7 +56,7 @@ class Blobs:
             # HEAD is how clients ask whether they need to push.
             found = self._store.head(key) if is_get else self._pins.rely(digest)
             info = _known(await found)
-            if ranges.not_modified(request.headers, etag):
+            if request.has_version(etag):
                 return Response(304, _common(digest, etag))
             if not is_get:
                 return _whole(digest, etag, Unsent(info.size))

@@ -41,16 +41,6 @@ def wanted(headers: Mapping[str, str], etag: str, size: int) -> tuple[int, int] 
     return None if header is None else parse(header, size)
 
 
-def not_modified(headers: Mapping[str, str], etag: str) -> bool:
-    """Whether If-None-Match names the version that there is, or any (`*`)."""
-    header = headers.get("if-none-match")
-    if header is None:
-        return False
-    # A digest holds no comma, so a tag that is split in the middle cannot become ours.
-    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
-    return "*" in tags or etag in tags
-
-
 def _suffix(last: str, size: int) -> tuple[int, int] | None:
     if not last:
         return None

@@ -163,6 +163,16 @@ class Request:
         """All values of a query parameter, in order."""
         return [value for name, value in self.query if name == key]
 
+    def has_version(self, etag: str) -> bool:
+        """Whether If-None-Match names the version that there is, or any (`*`): then the answer is
+        304 (RFC 9110, section 13.1.2). `etag` is in quotes and holds no comma."""
+        header = self.headers.get("if-none-match")
+        if header is None:
+            return False
+        # Our etags hold no comma, so a foreign one that is split in the middle cannot become ours.
+        tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+        return "*" in tags or etag in tags
+
 
 @dataclass(slots=True)
 class Response:

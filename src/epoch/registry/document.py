@@ -4,6 +4,7 @@ OCI image-spec "Image Manifest", "Image Index", "Content Descriptors", and Docke
 is not named there is kept and not looked at.
 """
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,10 +22,12 @@ _MEDIA_TYPE: Final = re.compile(
 MAX_STORED: Final = 50 * 1024 * 1024
 """Bytes of a manifest that is read back: what the Go server takes, and may have stored."""
 
+MAX_ON_LOOP: Final = 64 * 1024
+"""Bytes of a manifest that is read on the event loop, which takes some 3 ms; 4 MiB take 100 ms."""
+
 _MAX_SIZE: Final = 2**63 - 1
-_ARTIFACT_MANIFEST: Final = "application/vnd.oci.artifact.manifest.v1+json"
-_WITHOUT_SCHEMA_VERSION: Final = media.MANIFESTS | media.INDEXES | {_ARTIFACT_MANIFEST}
-_ANNOUNCED: Final = _WITHOUT_SCHEMA_VERSION | {media.DOCKER_SCHEMA1}
+_WITHOUT_SCHEMA_VERSION: Final = media.STORED_AS_MANIFESTS - {media.DOCKER_SCHEMA1}
+_ANNOUNCED: Final = media.STORED_AS_MANIFESTS
 """The values of Content-Type that say what a manifest is. Tools send any other one too: curl's
 `application/x-www-form-urlencoded`, `application/json`."""
 
@@ -33,8 +36,10 @@ _ANNOUNCED: Final = _WITHOUT_SCHEMA_VERSION | {media.DOCKER_SCHEMA1}
 class Document:
     """What a manifest says about itself.
 
-    `blobs` and `children` are the digests that must be here before it, each once, in its order;
-    `artifact_type` is "" where it has none.
+    `blobs`, `children` and `untyped` are the digests that must be here before it, each once, in its
+    order. Whether a descriptor stands for a blob or for a manifest follows from its media type and
+    its field. Where the two disagree it may be either (`untyped`): the cache that BuildKit exports
+    is an index of layers. `artifact_type` is "" where it has none.
     """
 
     media_type: str
@@ -42,6 +47,7 @@ class Document:
     annotations: dict[str, str]
     blobs: tuple[Digest, ...]
     children: tuple[Digest, ...]
+    untyped: tuple[Digest, ...]
     subject: Digest | None
 
     def descriptor(self, digest: Digest, size: int) -> dict[str, Any]:
@@ -57,6 +63,20 @@ class Document:
         if self.annotations:
             result["annotations"] = self.annotations
         return result
+
+
+async def read(data: bytes, content_type: str | None = None) -> Document:
+    """`parse`, in a thread where it would hold the loop for more than a few milliseconds."""
+    if len(data) <= MAX_ON_LOOP:
+        return parse(data, content_type)
+    return await asyncio.to_thread(parse, data, content_type)
+
+
+async def read_media_type(data: bytes) -> str:
+    """`media_type_of`, in a thread where it would hold the loop."""
+    if len(data) <= MAX_ON_LOOP:
+        return media_type_of(data)
+    return await asyncio.to_thread(media_type_of, data)
 
 
 def parse(data: bytes, content_type: str | None = None) -> Document:
@@ -93,7 +113,7 @@ def media_type_of(data: bytes) -> str:
 def is_descriptor(value: Any) -> bool:
     """Whether `value` is a content descriptor."""
     try:
-        _descriptor(value, "descriptor", {})
+        _descriptor(value, "descriptor")
     except ValueError:
         return False
     return True
@@ -131,34 +151,55 @@ def _check_content_type(value: dict[str, Any], media_type: str, header: str | No
 
 
 def _read(value: dict[str, Any], media_type: str) -> Document:
-    blobs: dict[Digest, None] = {}
+    needed = _Needed()
     config = _optional_object(value, "config")
     config_type = ""
     if config is not None:
-        config_type = _descriptor(config, "config", blobs)
+        config_type = needed.add(config, "config")
     elif media_type in media.MANIFESTS:
         raise ValueError("config is missing")
-    for field in ("layers", "blobs"):  # `blobs`: the artifact manifest that OCI 1.1 withdrew
+    for field in ("layers", "blobs", "manifests"):  # `blobs`: of the withdrawn artifact manifest
         for entry in _array(value, field):
-            _descriptor(entry, field, blobs)
-    children: dict[Digest, None] = {}
-    for entry in _array(value, "manifests"):
-        _descriptor(entry, "manifests", children)
-    subject: dict[Digest, None] = {}
-    if (described := _optional_object(value, "subject")) is not None:
-        _descriptor({**described, "urls": None}, "subject", subject)
+            needed.add(entry, field)
+    described = _optional_object(value, "subject")
     return Document(
         media_type=media_type,
         artifact_type=_string(value, "artifactType") or config_type,
         annotations=_annotations(value),
-        blobs=tuple(blobs),
-        children=tuple(children),
-        subject=next(iter(subject), None),
+        blobs=tuple(needed.blobs),
+        children=tuple(needed.children),
+        untyped=needed.only_untyped(),
+        subject=None if described is None else _descriptor(described, "subject")[1],
     )
 
 
-def _descriptor(value: Any, field: str, digests: dict[Digest, None]) -> str:
-    """Check one descriptor, add its digest where it must be present; returns its media type."""
+class _Needed:
+    """What descriptors name, each digest once; a dict keeps the order."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[Digest, None] = {}
+        self.children: dict[Digest, None] = {}
+        self.untyped: dict[Digest, None] = {}
+
+    def add(self, value: Any, field: str) -> str:
+        """Check a descriptor and note its digest; returns its media type."""
+        media_type, digest = _descriptor(value, field)
+        is_child, is_manifest = field == "manifests", media_type in media.STORED_AS_MANIFESTS
+        if media_type not in media.NON_DISTRIBUTABLE and not value.get("urls"):
+            if is_child != is_manifest:
+                self.untyped[digest] = None
+            else:
+                (self.children if is_child else self.blobs)[digest] = None
+        return media_type
+
+    def only_untyped(self) -> tuple[Digest, ...]:
+        """Digests of which no descriptor says more."""
+        known = self.blobs | self.children
+        return tuple(digest for digest in self.untyped if digest not in known)
+
+
+def _descriptor(value: Any, field: str) -> tuple[str, Digest]:
+    """The media type and the digest of a descriptor."""
     if not isinstance(value, dict):
         raise ValueError(f"{field}: a descriptor that is not an object")
     media_type = _string(value, "mediaType")
@@ -168,12 +209,9 @@ def _descriptor(value: Any, field: str, digests: dict[Digest, None]) -> str:
     if type(size) is not int or not 0 <= size <= _MAX_SIZE:
         raise ValueError(f"{field}: a descriptor without a valid size")
     try:
-        digest = Digest.parse(_string(value, "digest"))
+        return media_type, Digest.parse(_string(value, "digest"))
     except RegistryError as error:
         raise ValueError(f"{field}: {error.message}") from None
-    if media_type not in media.NON_DISTRIBUTABLE and not value.get("urls"):
-        digests[digest] = None
-    return media_type
 
 
 def _string(value: dict[str, Any], field: str) -> str:

@@ -41,8 +41,11 @@ class Manifests:
         max_size: int,
         pins: Pins | None = None,
         membership: Membership | None = None,
+        *,
+        sparse: bool = False,
     ) -> None:
-        """`max_size`: the most bytes of a manifest that is pushed."""
+        """`max_size`: the most bytes of a manifest that is pushed. `sparse`: whether an index may
+        name manifests that are not here."""
         self._store = store
         self._pins = pins or Pins(store)
         self._membership = membership or Membership(store)
@@ -51,6 +54,7 @@ class Manifests:
         self._dashboard = dashboard
         self._forms = TagForms(store)
         self._max_size = max_size
+        self._sparse = sparse
         self._types: dict[Digest, str] = {}
 
     async def put(self, request: Request, name: str, reference: str) -> Response:
@@ -69,12 +73,14 @@ class Manifests:
         digest = Digest.of(data, asked.algorithm if isinstance(asked, Digest) else "sha256")
         if isinstance(asked, Digest) and digest != asked:
             raise RegistryError(Code.DIGEST_INVALID, "the manifest does not have this digest")
-        found = document.parse(data, request.headers.get("content-type"))
+        found = await document.read(data, request.headers.get("content-type"))
         strangers: set[Digest] = set()
         if not request.caller.sees_all:
             # Else a manifest would open the blobs of others to whoever pushes it.
-            strangers = await self._membership.strangers(repository, found.blobs)
-        await check_present(self._store, self._pins, repository, found, strangers)
+            strangers = await self._membership.strangers(repository, [*found.blobs, *found.untyped])
+        await check_present(
+            self._store, self._pins, repository, found, strangers, sparse=self._sparse
+        )
         await self._write(repository, digest, tags, data, found)
         headers = [
             ("Location", f"/v2/{repository}/manifests/{digest}"),
@@ -85,25 +91,28 @@ class Manifests:
             headers.append(("OCI-Subject", str(found.subject)))
         return Response(201, headers)
 
-    async def get(self, _request: Request, name: str, reference: str) -> Response:
-        """The exact bytes of a manifest; the same for HEAD. `Accept` is not looked at: a manifest
-        is never converted, and clients judge the type that they get."""
+    async def get(self, request: Request, name: str, reference: str) -> Response:
+        """The exact bytes of a manifest; the same for HEAD; or 304 by If-None-Match. `Accept` is
+        not looked at: a manifest is never converted, and clients judge the type that they get."""
         repository = check_name(name)
         data, digest = await self._find(repository, _parse(reference))
+        etag = f'"{digest}"'
+        if request.has_version(etag):
+            return Response(304, [("Docker-Content-Digest", str(digest)), ("ETag", etag)])
         headers = [
-            ("Content-Type", self._type_of(digest, data)),
+            ("Content-Type", await self._type_of(digest, data)),
             ("Docker-Content-Digest", str(digest)),
-            ("ETag", f'"{digest}"'),
+            ("ETag", etag),
         ]
         return Response(200, headers, data)
 
-    def _type_of(self, digest: Digest, data: bytes) -> str:
+    async def _type_of(self, digest: Digest, data: bytes) -> str:
         """The media type of bytes that have this digest, and so for ever."""
         found = self._types.get(digest)
         if found is None:
             if len(self._types) >= _REMEMBERED:
                 self._types.clear()
-            found = self._types[digest] = document.media_type_of(data)
+            found = self._types[digest] = await document.read_media_type(data)
         return found
 
     async def delete(self, _request: Request, name: str, reference: str) -> Response:
@@ -167,7 +176,7 @@ class Manifests:
         await self._store.delete(key)
         await self._delete_tags_of(repository, digest, len(data))
         try:
-            found = document.parse(data)
+            found = await document.read(data)
         except RegistryError:
             return
         if found.subject is not None:

@@ -5,12 +5,16 @@ reach the rest by digest. A blob belongs to a repository if it was pushed or mou
 empty object notes (`keys.link`), or if a manifest there names it. The links are written only where
 somebody's pulls are limited; in a bucket that was filled before, or by another writer, they are
 made from the manifests as they are asked for.
+
+Whether a blob that does not belong to the repository is stored for another one makes no difference
+to what is done here, so it cannot be told by the time that an answer takes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+import time
+from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from typing import Final
 
@@ -25,9 +29,15 @@ from epoch.store.base import ObjectInfo, Store
 SCANS: Final = 2
 """Repositories whose manifests are read at once: many requests may ask for what is not there."""
 
-REMEMBERED: Final = 50_000
-"""Manifests and digests in memory, up to 300 bytes each: else each blob that is pushed elsewhere
-would cost reading all manifests, since clients ask for it before they push it."""
+FRESH: Final = 1.0
+FRESH_SHARE: Final = 10.0
+"""Seconds for which a list of manifests is taken for the newest, and at least so many times as long
+as reading it took: clients ask for each blob before they push it. Blobs that are pushed or mounted
+meanwhile have links of their own; only manifests of writers that make no links are seen later."""
+
+REMEMBERED: Final = 200_000
+"""Manifests and digests in memory, some 80 bytes each. The repository that was asked for last is
+remembered whatever its size: else each question would read all of its manifests again."""
 
 
 class Membership:
@@ -48,24 +58,20 @@ class Membership:
         return not await self.strangers(repository, [digest])
 
     async def strangers(self, repository: str, digests: Collection[Digest]) -> set[Digest]:
-        """Those of the blobs that do not belong to a repository, or are not here at all.
+        """Those of the blobs that do not belong to a repository. What belongs need not be stored.
 
-        One HEAD for each that is linked. For what is not, but is in the store, the manifests of
-        the repository are listed, and those read that were not before, until all are found; what
-        is found is linked.
+        One HEAD for each. Where one is not linked, the manifests of the repository are listed, once
+        in `FRESH` seconds, and those read that were not before; what they name is linked.
         """
 
-        async def is_unlinked(digest: Digest) -> bool:
-            return await self._store.head(keys.link(repository, digest)) is None
+        async def is_linked(digest: Digest) -> bool:
+            return await self._store.head(keys.link(repository, digest)) is not None
 
-        async def is_stored(digest: Digest) -> bool:
-            return await self._store.head(keys.blob(digest)) is not None
-
-        unlinked = await _only(digests, is_unlinked)
-        wanted = await _only(unlinked, is_stored)
-        if not wanted:
+        answers = await for_each(is_linked, digests)
+        unlinked = {digest for digest, linked in zip(digests, answers, strict=True) if not linked}
+        if not unlinked:
             return unlinked
-        found = await self._named(repository, wanted)
+        found = await self._named(repository, unlinked)
 
         async def add(digest: Digest) -> None:
             await self.add(repository, digest)
@@ -77,10 +83,13 @@ class Membership:
         known = self._known.pop(repository, None) or _Manifests(self._store, repository)
         self._known[repository] = known  # the last one is the one used last
         async with known.lock, self._scans:
-            found = await known.find(wanted)
-        while sum(each.weight for each in self._known.values()) > REMEMBERED:
+            await known.refresh()
+        while len(self._known) > 1 and self._weight() > REMEMBERED:
             del self._known[next(iter(self._known))]
-        return found
+        return {digest for digest in wanted if known.names(digest)}
+
+    def _weight(self) -> int:
+        return sum(each.weight for each in self._known.values())
 
 
 class _Manifests:
@@ -95,35 +104,43 @@ class _Manifests:
         self.lock: Final = asyncio.Lock()
         self._read: set[int] = set()
         """Hashes of the objects. Two that are alike hide a manifest, and show nothing."""
-        self._named: set[Digest] = set()
+        self._named: set[bytes] = set()
+        self._fresh_until = float("-inf")
 
     @property
     def weight(self) -> int:
         """Objects and digests that are remembered."""
         return len(self._read) + len(self._named)
 
-    async def find(self, wanted: set[Digest]) -> set[Digest]:
-        """Those that are named. Reads what is new, until all are found."""
-        await for_each(self._look, self._unread(wanted))
-        return wanted & self._named
+    def names(self, digest: Digest) -> bool:
+        """Whether a manifest that was read names a blob."""
+        return _short(digest) in self._named
 
-    async def _unread(self, wanted: set[Digest]) -> AsyncIterator[ObjectInfo]:
-        # Digest copies first: they are all, save in buckets that lost some.
+    async def refresh(self) -> None:
+        """Read the manifests that are new, unless that was done just now."""
+        began = time.monotonic()
+        if began < self._fresh_until:
+            return
+        await for_each(self._look, self._unread())
+        took = time.monotonic() - began
+        self._fresh_until = began + max(FRESH, FRESH_SHARE * took)
+
+    async def _unread(self) -> AsyncIterator[ObjectInfo]:
         async with listed(self._store, digests_prefix(self._repository)) as infos:
             async for info in infos:
-                if wanted <= self._named:
-                    return
                 if _hash(info) not in self._read:
                     yield info
+        # They hold the same bytes, save in buckets that lost digest copies.
         async for _, info in tags(self._store, self._repository):
-            if not wanted <= self._named and _hash(info) not in self._read:
+            if _hash(info) not in self._read:
                 yield info
 
     async def _look(self, info: ObjectInfo) -> None:
         data = await self._store.get(info.key, document.MAX_STORED)
         if data is not None:
             with suppress(RegistryError):  # whatever another writer has stored there
-                self._named.update(document.parse(data).blobs)
+                found = await document.read(data)
+                self._named.update(map(_short, (*found.blobs, *found.untyped)))
         self._read.add(_hash(info))
 
 
@@ -131,8 +148,6 @@ def _hash(info: ObjectInfo) -> int:
     return hash((info.key, info.etag, info.modified))
 
 
-async def _only(
-    digests: Collection[Digest], holds: Callable[[Digest], Awaitable[bool]]
-) -> set[Digest]:
-    answers = await for_each(holds, digests)
-    return {digest for digest, answer in zip(digests, answers, strict=True) if answer}
+def _short(digest: Digest) -> bytes:
+    """Half of a sha256, a quarter of a sha512: enough that nobody finds two alike."""
+    return bytes.fromhex(digest.hex[:32])

@@ -21,25 +21,35 @@ async def check_present(
     repository: str,
     found: Document,
     strangers: Container[Digest] = (),
+    *,
+    sparse: bool = False,
 ) -> None:
     """Raise MANIFEST_BLOB_UNKNOWN, with the missing digests as its detail, unless every blob and
     child manifest of a manifest is here. The subject may be missing. `strangers`: blobs that are
-    to be taken as missing.
+    to be taken as missing. `sparse`: children of an index may be missing.
 
     The blobs stay here until the manifest is written, if that is done at once.
     """
 
+    async def has_blob(digest: Digest) -> bool:
+        return digest not in strangers and await pins.rely(digest) is not None
+
+    async def has_child(digest: Digest) -> bool:
+        return await store.head(keys.manifest_by_digest(repository, digest)) is not None
+
     async def missing_blob(digest: Digest) -> str | None:
-        is_here = digest not in strangers and await pins.rely(digest) is not None
-        return None if is_here else str(digest)
+        return None if await has_blob(digest) else str(digest)
 
     async def missing_child(digest: Digest) -> str | None:
-        key = keys.manifest_by_digest(repository, digest)
-        return str(digest) if await store.head(key) is None else None
+        return None if await has_child(digest) else str(digest)
+
+    async def missing_untyped(digest: Digest) -> str | None:
+        return None if await has_blob(digest) or await has_child(digest) else str(digest)
 
     missing = [
         *await for_each(missing_blob, found.blobs),
-        *await for_each(missing_child, found.children),
+        *await for_each(missing_child, () if sparse else found.children),
+        *await for_each(missing_untyped, found.untyped),
     ]
     unknown = [name for name in missing if name is not None]
     if unknown:

@@ -146,7 +146,7 @@ class Referrers:
         if data is None or b'"subject"' not in data or Digest.of(data, digest.algorithm) != digest:
             return
         try:
-            found = document.parse(data)
+            found = await document.read(data)
         except RegistryError:
             return
         await self.add(repository, digest, found, len(data))

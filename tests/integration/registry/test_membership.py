@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from epoch.digest import Digest
 from epoch.registry import membership
 from epoch.registry.membership import Membership
-from epoch.store.base import Store
+from epoch.store.base import ObjectInfo, Store
 from tests.integration.registry.conftest import House
 from tests.tools.aged import Aged
 
@@ -17,13 +18,31 @@ REPO = "team/app"
 
 
 class Counting(Aged):
-    """Counts what is read."""
+    """Counts what is read, and notes every call that reads."""
 
-    gets = 0
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.gets = 0
+        self.reads: list[tuple[str, str]] = []
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        self.reads.append(("head", key))
+        return await super().head(key)
 
     async def get(self, key: str, limit: int) -> bytes | None:
         self.gets += 1
+        self.reads.append(("get", key))
         return await super().get(key, limit)
+
+    async def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
+        self.reads.append(("list", prefix))
+        async for info in super().list(prefix, after):
+            yield info
+
+    async def list_folder(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        self.reads.append(("list_folder", prefix))
+        async for info in super().list_folder(prefix):
+            yield info
 
 
 @pytest.fixture
@@ -36,7 +55,11 @@ async def fill(house: House, count: int) -> None:
         await house.push(REPO, await house.image(b"layer %d" % number), f"v{number}")
 
 
-async def test_each_manifest_is_read_once(counting: Counting) -> None:
+async def test_each_manifest_is_read_once(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(membership, "FRESH", 0.0)
+    monkeypatch.setattr(membership, "FRESH_SHARE", 0.0)
     house = House(counting)
     await fill(house, 20)
     foreign = [await house.push_blob(b"foreign %d" % number) for number in range(5)]
@@ -56,11 +79,35 @@ async def test_each_manifest_is_read_once(counting: Counting) -> None:
     assert counting.gets == 2  # also the tag that was overwritten
 
 
-async def test_what_is_not_stored_costs_no_reading(counting: Counting) -> None:
-    await fill(House(counting), 2)
-    counting.gets = 0
-    assert not await Membership(counting).has(REPO, Digest.of(b"nowhere"))
-    assert counting.gets == 0
+@pytest.mark.parametrize("warm", [False, True])
+async def test_what_is_stored_elsewhere_takes_the_same_reads_as_what_is_not(
+    counting: Counting, warm: bool
+) -> None:
+    house = House(counting)
+    await fill(house, 3)
+    hidden = await house.push_blob(b"of a private repository")
+    await house.push("private/app", await house.image(b"of a private repository"), "v1")
+    answers, reads = [], []
+    for digest in (hidden, Digest.of(b"nowhere")):
+        found = Membership(counting)
+        if warm:
+            assert not await found.has(REPO, Digest.of(b"something else"))
+        counting.reads.clear()
+        answers.append(await found.has(REPO, digest))
+        reads.append([(call, key.replace(digest.hex, "digest")) for call, key in counting.reads])
+    assert answers == [False, False]
+    assert sorted(reads[0]) == sorted(reads[1])
+    assert len(reads[0]) == (1 if warm else 9)
+
+
+async def test_many_questions_take_one_list(counting: Counting) -> None:
+    house = House(counting)
+    await fill(house, 3)
+    found = Membership(counting)
+    counting.reads.clear()
+    digests = [Digest.of(b"nowhere %d" % number) for number in range(50)]
+    assert not any(await asyncio.gather(*[found.has(REPO, digest) for digest in digests]))
+    assert [call for call, _ in counting.reads].count("list") == 1
 
 
 async def test_memory_is_bounded(counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,4 +120,5 @@ async def test_memory_is_bounded(counting: Counting, monkeypatch: pytest.MonkeyP
         counting.gets = 0
         assert not await found.has(REPO, foreign)
         assert counting.gets == 40
-    assert await found.has(REPO, Digest.of(b"layer 19"))
+        assert await found.has(REPO, Digest.of(b"layer 19"))
+        assert not await found.has("another", foreign)
