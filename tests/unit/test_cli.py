@@ -130,7 +130,7 @@ def test_the_table_for_people_is_complete_and_true() -> None:
         name: {
             "/".join([*option.opts, *option.secondary_opts]): (
                 option.envvar,
-                "--no-redirect"
+                option.secondary_opts[0]
                 if option.default is False
                 else str(option.default).replace("None", "none"),
             )
