@@ -61,7 +61,7 @@ class App:
         self._dashboard = Dashboard(store)
         references, referrers, catalog = References(store), Referrers(store), Catalog(store)
         downloads = Downloads(
-            store, references.holds, membership.has, redirect=settings.store.redirect, pins=pins
+            store, references.search, membership.has, redirect=settings.store.redirect, pins=pins
         )
         max_manifest = settings.http.max_manifest
         manifests = Manifests(

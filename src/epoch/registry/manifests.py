@@ -12,7 +12,7 @@ from epoch.registry.catalog import Catalog
 from epoch.registry.dashboard import Dashboard
 from epoch.registry.document import Document
 from epoch.registry.membership import Membership
-from epoch.registry.presence import check_present
+from epoch.registry.presence import check_present, confirm_present
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import TagForms
 from epoch.store import keys
@@ -125,6 +125,7 @@ class Manifests:
         key = keys.manifest_by_digest(repository, digest)
         await self._referrers.add(repository, digest, found, len(data))
         await self._store.put(key, data)
+        await confirm_present(self._store, self._pins, repository, found)
 
         async def write_tag(tag: str) -> None:
             await self._forms.remember(repository, tag, digest)
@@ -134,6 +135,7 @@ class Manifests:
         async def confirm() -> None:
             if await self._store.head(key) is None:
                 await self._store.put(key, data)
+                await confirm_present(self._store, self._pins, repository, found)
             await self._referrers.add(repository, digest, found, len(data))
 
         await for_each(write_tag, tags)
