@@ -62,7 +62,7 @@ async def read_proved(store: Store, listed: ObjectInfo) -> bytes | None:
         if digest is not None:
             if Digest.of(data, digest.algorithm) == digest:
                 return data
-        elif _is_md5(info.etag, data) or (data == last and await _is_plausible(store, info, data)):
+        elif is_md5(info.etag, data) or (data == last and await _is_plausible(store, info, data)):
             return data
         last = data
     raise Unproved(key, last, _reason(digest, info, last))
@@ -84,11 +84,21 @@ def _is_same(one: ObjectInfo, other: ObjectInfo) -> bool:
     return (one.size, one.etag.strip('"')) == (other.size, other.etag.strip('"'))
 
 
-def _is_md5(etag: str, data: bytes) -> bool:
+def is_md5(etag: str, data: bytes) -> bool:
+    """Whether an etag is the MD5 of these bytes."""
     expected = etag.strip('"')
     if _MD5.fullmatch(expected) is None:
         return False
     return hashlib.md5(data, usedforsecurity=False).hexdigest() == expected
+
+
+async def has_copy(store: Store, repository: str, data: bytes) -> bool:
+    """Whether the repository has a manifest by the digest of these bytes."""
+    for algorithm in HEX_LENGTH:
+        key = keys.manifest_by_digest(repository, Digest.of(data, algorithm))
+        if await store.head(key) is not None:
+            return True
+    return False
 
 
 async def _is_plausible(store: Store, info: ObjectInfo, data: bytes) -> bool:
@@ -96,10 +106,8 @@ async def _is_plausible(store: Store, info: ObjectInfo, data: bytes) -> bool:
     repository = repository_of(info.key)
     if tag_of(info.key) is None or repository is None:
         return True  # not ours, so it may be anything
-    for algorithm in HEX_LENGTH:
-        copy = keys.manifest_by_digest(repository, Digest.of(data, algorithm))
-        if await store.head(copy) is not None:
-            return True
+    if await has_copy(store, repository, data):
+        return True
     if _MD5.fullmatch(info.etag.strip('"')):
         return False  # an MD5, and not theirs; or encrypted, and then the copy is needed
     try:
