@@ -73,12 +73,12 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from epoch import log
 from epoch.concurrently import for_each
 from epoch.digest import Digest
 from epoch.errors import RegistryError
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store, StoreError
+from epoch.store.readonly import unless_denied
 
 _PINS: Final = "_pins/"
 _NOTES: Final = "_gc/"
@@ -92,7 +92,6 @@ LONGEST: Final = 900.0
 _MAX_SWEEP: Final = 8 * 1024 * 1024
 _MAX_PINNED: Final = 100_000
 _UNDER_WAY: Final = b"under way"
-_LOG_INTERVAL: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,6 @@ class Pins:
         self._looking = asyncio.Lock()
         self._looked = float("-inf")
         self._view = _View({})
-        self._complained = float("-inf")
 
     async def rely(self, digest: Digest) -> ObjectInfo | None:
         """The blob, which from now on stays long enough to be named by a manifest, but for a
@@ -167,16 +165,9 @@ class Pins:
     async def hint(self, digest: Digest) -> ObjectInfo | None:
         """The same for an answer that is only a hint: where no pin may be written, as the store
         has it. A client that goes on from there is refused when it writes."""
-        try:
+        with unless_denied("pins of blobs that were asked for"):
             return await self.rely(digest)
-        except StoreError as error:
-            if not error.denied:
-                raise
-            now = time.monotonic()
-            if now - self._complained > _LOG_INTERVAL:
-                self._complained = now
-                log.warn("blobs that are found cannot be pinned: only reads work", reason=error)
-            return await self._store.head(keys.blob(digest))
+        return await self._store.head(keys.blob(digest))
 
     async def claim(self, digest: Digest) -> None:
         """Pin a blob, whether it is here or not, and wait until nobody may delete it."""
