@@ -22,6 +22,8 @@ import uvloop
 from epoch.config import S3Settings
 
 _BUCKET = "epoch-test"
+_READER = "epoch-test-reader"
+"""The id of a key that may read and list, and nothing else; its secret is that of the other."""
 _START_LIMIT = 60.0
 
 
@@ -112,7 +114,12 @@ def seaweedfs() -> Iterator[S3Settings]:
         "credentials": [{"accessKey": settings.access_key, "secretKey": settings.secret_key}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    (home / "identities.json").write_text(json.dumps({"identities": [identity]}))
+    reader = {
+        "name": "reader",
+        "credentials": [{"accessKey": _READER, "secretKey": settings.secret_key}],
+        "actions": ["Read", "List"],
+    }
+    (home / "identities.json").write_text(json.dumps({"identities": [identity, reader]}))
     (home / "data").mkdir()
     log = home / "log"
     with log.open("wb") as output:
@@ -166,3 +173,11 @@ def s3_server(request: pytest.FixtureRequest) -> S3Settings:
 def s3_settings(s3_server: S3Settings) -> S3Settings:
     """Settings with a prefix that no other test has, in a bucket that exists."""
     return replace(s3_server, prefix=f"t-{secrets.token_hex(8)}/")
+
+
+@pytest.fixture
+def s3_reader(s3_settings: S3Settings) -> S3Settings:
+    """The same place for somebody who may only read."""
+    if "EPOCH_TEST_S3_ENDPOINT" in os.environ:
+        pytest.skip("this S3 server has no key that may only read")
+    return replace(s3_settings, access_key=_READER)

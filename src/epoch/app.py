@@ -34,6 +34,9 @@ from epoch.registry.membership import Membership
 from epoch.registry.presence import References
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import Tags
+from epoch.registry.verify import Damage as Damage
+from epoch.registry.verify import Verified as Verified
+from epoch.registry.verify import Verifier
 from epoch.store.base import Store, StoreError
 from epoch.store.pins import TIMES, Pins, Times
 from epoch.upload.blobs import Blobs as Uploads
@@ -61,7 +64,7 @@ class App:
         self._dashboard = Dashboard(store)
         references, referrers, catalog = References(store), Referrers(store), Catalog(store)
         downloads = Downloads(
-            store, references.holds, membership.has, redirect=settings.store.redirect, pins=pins
+            store, references.search, membership.has, redirect=settings.store.redirect, pins=pins
         )
         max_manifest = settings.http.max_manifest
         manifests = Manifests(
@@ -242,6 +245,49 @@ async def _collect(settings: Settings, progress: Progress, dry_run: bool) -> Rep
         return None if task.cancelled() or collector.stopped else task.result()
     finally:
         await store.close()
+
+
+def verify(
+    settings: Settings,
+    progress: Progress,
+    found: Callable[[Damage], None],
+    *,
+    after: str,
+    parallel: int,
+    remove: bool,
+) -> Verified:
+    """Read all blobs and manifests back; `failure` says why it did not come to its end, by
+    SIGTERM, SIGINT or the store. `StoreError` where that cannot be opened."""
+    log.configure(settings.log_level)
+
+    async def run() -> Verified:
+        store = open_store(settings.store)
+        try:
+            await _check_readable(store)
+            verifier = Verifier(store, parallel=parallel, remove=remove)
+            task = asyncio.create_task(verifier.run(after, progress, found))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+            try:
+                await task
+            except asyncio.CancelledError:
+                verifier.report.failure = "told to stop before the end"
+            except StoreError as error:
+                verifier.report.failure = str(error)
+            return verifier.report
+        finally:
+            await store.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())
+
+
+async def _check_readable(store: Store) -> None:
+    try:
+        await store.check()
+    except StoreError as error:
+        if not error.denied:  # a read-only copy can be verified too
+            raise
 
 
 def _collector(settings: Settings, store: Store) -> Collector:

@@ -1,5 +1,5 @@
-"""Pushes, pulls and deletions beside a collection that never stops: nothing that was acknowledged
-loses a blob, and garbage does go."""
+"""Pushes, pulls and deletions, of manifests and of blobs, beside a collection that never stops:
+nothing that was acknowledged loses a blob, and garbage does go."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ class Crowd:
         """Manifests that were acknowledged, and their blobs."""
         self.until = time.monotonic() + SECONDS
         self.pushes = self.retries = self.pulls = self.deletions = self.removed = 0
+        self.erased = self.refused = 0
+        self.erasing: dict[str, float] = {}
+        """Blobs that were deleted by request, and when that was last under way."""
 
     def over(self) -> bool:
         # A slow machine gets the time to collect what the test is about.
@@ -56,6 +59,7 @@ class Crowd:
         # Each second has its favourites, which come back just when they are old enough to go.
         first = int(time.monotonic()) * 2 % len(self.blobs)
         chosen = [self.blobs[(first + rng.randrange(4)) % len(self.blobs)] for _ in range(3)]
+        began = time.monotonic()
         for blob in chosen:
             target = f"/v2/a/blobs/{digest_of(blob)}"
             way = rng.randrange(3)
@@ -89,7 +93,12 @@ class Crowd:
         if answer.status == 503:
             self.retries += 1
             return
-        # The client was told a moment ago that each blob is here.
+        # The client was told a moment ago that each blob is here; only a request may delete it.
+        if answer.status == 404:
+            self.refused += 1
+            for one in json.loads(answer.body)["errors"][0]["detail"]:
+                assert self.erasing[one["digest"]] > began
+            return
         assert answer.status == 201, answer
         self.pushed[digest_of(manifest)] = [digest_of(blob) for blob in chosen]
         self.pushes += 1
@@ -120,6 +129,19 @@ class Crowd:
                     answer = await client.request("DELETE", f"/v2/a/manifests/{digest}")
                     assert answer.status == 202, answer
                     self.deletions += 1
+
+    async def erase(self) -> None:
+        rng = random.Random(9)
+        async with Client(self.port) as client:
+            while not self.over():
+                await asyncio.sleep(0.3)  # the collection is to find something too
+                digest = digest_of(rng.choice(self.blobs))
+                self.erasing[digest] = float("inf")
+                answer = await client.request("DELETE", f"/v2/b/blobs/{digest}")
+                assert answer.status in (202, 404, 405), answer
+                if answer.status == 202:
+                    self.erased += 1
+                self.erasing[digest] = time.monotonic()
 
     async def collect(self) -> None:
         while not self.over():
@@ -154,6 +176,7 @@ async def test_collection_without_end(place: S3Settings | Path) -> None:
                 group.create_task(crowd.push(seed))
             group.create_task(crowd.pull())
             group.create_task(crowd.delete())
+            group.create_task(crowd.erase())
             for _ in range(2):  # two at once must do no harm
                 group.create_task(crowd.collect())
         await crowd.check()
@@ -162,8 +185,11 @@ async def test_collection_without_end(place: S3Settings | Path) -> None:
         await app.close()
     print(vars(crowd) | {"blobs": "", "pushed": len(crowd.pushed)})
     assert min(crowd.pushes, crowd.pulls, crowd.deletions) > 50
+    assert crowd.erased > 2
     assert crowd.removed > ENOUGH
+    # Pushes of a blob that is just being deleted wait, and are then sent again.
     assert crowd.retries <= crowd.pushes / 10
+    assert crowd.refused <= crowd.pushes / 10
 
 
 pytestmark = pytest.mark.timeout(180)

@@ -83,6 +83,21 @@ def test_a_store_that_cannot_be_read_stops_it(tmp_path: Path) -> None:
     assert old.exists()
 
 
+@pytest.mark.parametrize("wrong", [b"", b"<html></html>", b'{"layers":[]}'])
+def test_a_manifest_that_is_not_what_its_key_says_stops_it(tmp_path: Path, wrong: bytes) -> None:
+    old = write(tmp_path, b"old", age=2 * DAY)
+    manifest = tmp_path / keys.manifest_by_digest("a", Digest.of(b'{"names": "old"}'))
+    manifest.parent.mkdir(parents=True)
+    manifest.write_bytes(wrong)
+    for arguments in ((), ("--dry-run",)):
+        done = gc(tmp_path, *arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        (line,) = done.stderr.splitlines()
+        assert f"manifests/a/_digests/{manifest.name}" in line
+        assert "push the manifest again, or delete this object" in line
+    assert old.exists()
+
+
 async def test_servers_take_turns(tmp_path: Path) -> None:
     """Of three that wait for the same hour, one collects; and so it goes on."""
     store = Aged(DirectoryStore(tmp_path, fsync=False))

@@ -66,6 +66,9 @@ def test_version_loads_nothing_heavy() -> None:
         ("serve", "--gc-interval", "soon"),
         ("gc", "extra"),
         ("gc", "--min-age", "soon"),
+        ("verify", "extra"),
+        ("verify", "--parallel", "0"),
+        ("verify", "--after", "nowhere"),
     ],
 )
 def test_usage_errors_exit_2(arguments: tuple[str, ...]) -> None:

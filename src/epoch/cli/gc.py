@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from epoch.cli.params import Duration, format_duration, option
+from epoch.cli.progress import Counter
 from epoch.config import LOG_LEVELS, GarbageSettings, Settings, SettingsError, StoreSettings
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def gc(dry_run: bool, **options: Any) -> None:
     from epoch.environment import load, s3_settings
     from epoch.store.base import StoreError
 
-    counter = _Counter()
+    counter = Counter()
     try:
         settings = Settings(
             store=StoreSettings(data_dir=options["data_dir"], s3=s3_settings(load(os.environ))),
@@ -74,26 +73,6 @@ def gc(dry_run: bool, **options: Any) -> None:
     if report is None:
         raise click.ClickException("told to stop before the end; what is needed is still there")
     _print(report, dry_run=dry_run)
-
-
-class _Counter:
-    """A line on stderr that is written over, where that is a terminal."""
-
-    def __init__(self) -> None:
-        self._shown = 0.0
-        self._is_terminal = sys.stderr.isatty()
-
-    def tell(self, stage: str, count: int) -> None:
-        """Show how far a stage is, ten times a second at most."""
-        now = time.monotonic()
-        if self._is_terminal and now - self._shown >= 0.1:
-            self._shown = now
-            click.echo(f"\r\033[K{stage}: {count}", err=True, nl=False)
-
-    def clear(self) -> None:
-        """Leave an empty line behind."""
-        if self._shown:
-            click.echo("\r\033[K", err=True, nl=False)
 
 
 def _print(report: Report, *, dry_run: bool) -> None:

@@ -5,6 +5,7 @@ import click
 from epoch import __version__
 from epoch.cli.gc import gc
 from epoch.cli.serve import serve
+from epoch.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -15,6 +16,7 @@ def cli() -> None:
 
 cli.add_command(serve)
 cli.add_command(gc)
+cli.add_command(verify)
 
 
 def main() -> None:

@@ -26,18 +26,19 @@ class Blobs:
     def __init__(
         self,
         store: Store,
-        is_referenced: Callable[[Digest], Awaitable[bool]],
+        search: Callable[[Digest], Callable[[], Awaitable[bool]]],
         belongs: Callable[[str, Digest], Awaitable[bool]],
         *,
         redirect: bool = False,
         pins: Pins | None = None,
     ) -> None:
-        """`is_referenced`: whether a manifest of any repository needs a blob. `belongs`: whether a
-        blob may be read through a repository by who may not pull everywhere. `redirect`: answer GET
-        with 307 to the store itself, where it can presign."""
+        """`search`: a function that says whether a manifest of any repository needs a blob, and
+        is quick from its second call on. `belongs`: whether a blob may be read through a repository
+        by who may not pull everywhere. `redirect`: answer GET with 307 to the store itself, where
+        it can presign."""
         self._store = store
         self._pins = pins or Pins(store)
-        self._is_referenced = is_referenced
+        self._search = search
         self._belongs = belongs
         self._redirect = redirect
 
@@ -54,7 +55,7 @@ class Blobs:
         span = None
         if not is_get or self._redirect or _is_conditional(request):
             # HEAD is how clients ask whether they need to push.
-            found = self._store.head(key) if is_get else self._pins.rely(digest)
+            found = self._store.head(key) if is_get else self._pins.hint(digest)
             info = _known(await found)
             if request.has_version(etag):
                 return Response(304, _common(digest, etag))
@@ -73,19 +74,20 @@ class Blobs:
 
         Blobs are shared, so a blob that a manifest of any repository names stays. That is found
         out by reading all manifests: a rare request, and the price of pushes that write no links.
+        They are read before the deletion is announced, since pushes of this blob wait from then on,
+        and what came meanwhile after that. 503 where one of them is damaged.
         """
         check_name(name)
         digest = Digest.parse(reference)
         await self._check_visible(request, name, digest)
-        key = keys.blob(digest)
-        _known(await self._store.head(key))
-        if await self._is_referenced(digest):
+        _known(await self._store.head(keys.blob(digest)))
+        is_named = self._search(digest)
+        if await is_named() or not await self._pins.delete(digest, is_named):
             raise RegistryError(
                 Code.UNSUPPORTED,
                 "a manifest still needs this blob: delete the manifest first",
                 headers=(("Allow", "GET, HEAD"),),
             )
-        await self._store.delete(key)
         return Response(202)
 
     async def _check_visible(self, request: Request, name: str, digest: Digest) -> None:

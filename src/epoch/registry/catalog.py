@@ -16,6 +16,7 @@ from epoch.names import is_name
 from epoch.registry.listing import has_manifests, listed
 from epoch.registry.paging import page
 from epoch.store.base import Store
+from epoch.store.readonly import unless_denied
 
 _PREFIX: Final = "_catalog/"
 _COMPLETE: Final = "_catalog/_complete"
@@ -53,33 +54,38 @@ class Catalog:
 
     async def get(self, request: Request) -> Response:
         """The sorted names of the repositories that the caller may pull from, or a page of them."""
-        await self._ensure_complete()
-        names = []
+        names = await self._ensure_complete()
         async with listed(self._store, _PREFIX) as infos:
             async for info in infos:
                 name = info.key[len(_PREFIX) :].removesuffix("/_")
-                if is_name(name) and request.caller.may("pull", name):
-                    names.append(name)
+                if is_name(name):
+                    names.add(name)
+        names = {name for name in names if request.caller.may("pull", name)}
         shown, link = page(request, "/v2/_catalog", sorted(names))
         headers = [("Content-Type", "application/json")]
         if link is not None:
             headers.append(("Link", link))
         return Response(200, headers, json.dumps({"repositories": shown}).encode())
 
-    async def _ensure_complete(self) -> None:
+    async def _ensure_complete(self) -> set[str]:
+        """Make the markers, where that was not done before. Repositories that may be without one,
+        since the store does not let us write."""
+        found: set[str] = set()
         if await self._store.head(_COMPLETE) is not None:
-            return
+            return found
         async with self._scan:
             if await self._store.head(_COMPLETE) is not None:
-                return
-            found: set[str] = set()
+                return found
             async with listed(self._store, "manifests/") as infos:
                 async for info in infos:
                     matched = _MANIFEST.fullmatch(info.key)
                     if matched is not None and is_name(matched[1]):
                         found.add(matched[1])
-            await for_each(self.add, sorted(found))
-            await self._store.put(_COMPLETE, b"")
+            with unless_denied("markers of the catalog"):
+                await for_each(self.add, sorted(found))
+                await self._store.put(_COMPLETE, b"")
+                found.clear()
+        return found
 
 
 def _marker(repository: str) -> str:

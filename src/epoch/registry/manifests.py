@@ -12,7 +12,7 @@ from epoch.registry.catalog import Catalog
 from epoch.registry.dashboard import Dashboard
 from epoch.registry.document import Document
 from epoch.registry.membership import Membership
-from epoch.registry.presence import check_present
+from epoch.registry.presence import check_present, confirm_present
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import TagForms
 from epoch.store import keys
@@ -134,6 +134,7 @@ class Manifests:
         key = keys.manifest_by_digest(repository, digest)
         await self._referrers.add(repository, digest, found, len(data))
         await self._store.put(key, data)
+        await self._confirm_present(repository, found)
 
         async def write_tag(tag: str) -> None:
             await self._forms.remember(repository, tag, digest)
@@ -143,10 +144,14 @@ class Manifests:
         async def confirm() -> None:
             if await self._store.head(key) is None:
                 await self._store.put(key, data)
+                await self._confirm_present(repository, found)
             await self._referrers.add(repository, digest, found, len(data))
 
         await for_each(write_tag, tags)
         await both(self._catalog.add(repository), confirm())
+
+    async def _confirm_present(self, repository: str, found: Document) -> None:
+        await confirm_present(self._store, self._pins, repository, found, sparse=self._sparse)
 
     async def _find(self, repository: str, asked: Digest | str) -> tuple[bytes, Digest]:
         if isinstance(asked, Digest):

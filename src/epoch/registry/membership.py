@@ -25,6 +25,7 @@ from epoch.registry import document
 from epoch.registry.listing import digests_prefix, listed, tags
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
+from epoch.store.readonly import unless_denied
 
 SCANS: Final = 2
 """Repositories whose manifests are read at once: many requests may ask for what is not there."""
@@ -74,7 +75,8 @@ class Membership:
         found = await self._named(repository, unlinked)
 
         async def add(digest: Digest) -> None:
-            await self.add(repository, digest)
+            with unless_denied("links of blobs to repositories"):
+                await self.add(repository, digest)
 
         await for_each(add, found)
         return unlinked - found

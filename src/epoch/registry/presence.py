@@ -1,14 +1,16 @@
 """Whether what a manifest refers to is here, and whether a blob is referred to at all."""
 
-from collections.abc import Container
+from collections.abc import Awaitable, Callable, Container
 from typing import Final
 
 from epoch.concurrently import for_each
 from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
-from epoch.registry.document import MAX_STORED, Document
+from epoch.registry.document import Document
+from epoch.registry.garbage.named import digests_in
+from epoch.registry.garbage.reader import ManifestReader
 from epoch.store import keys
-from epoch.store.base import ObjectInfo, Store
+from epoch.store.base import Store
 from epoch.store.pins import Pins
 
 MAX_NAMED: Final = 100
@@ -28,7 +30,8 @@ async def check_present(
     child manifest of a manifest is here. The subject may be missing. `strangers`: blobs that are
     to be taken as missing. `sparse`: children of an index may be missing.
 
-    The blobs stay here until the manifest is written, if that is done at once.
+    The blobs stay here until the manifest is written, if that is done at once, but for a deletion
+    by request: see `confirm_present`.
     """
 
     async def has_blob(digest: Digest) -> bool:
@@ -60,18 +63,37 @@ async def check_present(
         )
 
 
+async def confirm_present(
+    store: Store, pins: Pins, repository: str, found: Document, *, sparse: bool = False
+) -> None:
+    """Raise as `check_present` does where a blob has been deleted by a request since that was
+    asked. To be called whenever the manifest's copy by digest was written, before its tags are."""
+    if await pins.wait_for_deletions((*found.blobs, *found.untyped)):
+        await check_present(store, pins, repository, found, sparse=sparse)
+
+
 class References:
     """Looks for blobs in the manifests of all repositories."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def holds(self, digest: Digest) -> bool:
-        """Whether any manifest of any repository names the digest. Reads all of them."""
-        wanted = digest.hex.encode()
+    def search(self, digest: Digest) -> Callable[[], Awaitable[bool]]:
+        """A function that says whether any manifest of any repository names the digest.
 
-        async def names(info: ObjectInfo) -> bool:
-            data = await self._store.get(info.key, MAX_STORED)
-            return data is not None and wanted in data
+        Called for the first time it reads all of them, and then what is new. It believes nothing
+        that is not proved: `StoreError` where a manifest is not what it should be.
+        """
+        wanted, found = str(digest), False
 
-        return any(await for_each(names, self._store.list("manifests/")))
+        def look(_key: str, data: bytes) -> None:
+            nonlocal found
+            found = found or wanted in digests_in(data)
+
+        manifests = ManifestReader(self._store, look)
+
+        async def is_named() -> bool:
+            await manifests.confirm()
+            return found
+
+        return is_named

@@ -9,7 +9,7 @@ objects they are made once, and `referrers/<repository>/_complete` says so.
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -25,6 +25,7 @@ from epoch.registry.listing import digest_of_key, digests_prefix, file_name, lis
 from epoch.registry.paging import next_link
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
+from epoch.store.readonly import unless_denied
 
 PAGE_BYTES: Final = 2 * 1024 * 1024
 """Descriptors in one answer. Common clients refuse an index above 4 MiB."""
@@ -63,15 +64,20 @@ class Referrers:
         last = request.parameter("last") or ""
         if last and digest_of_key(f"{last}.json") is None:
             raise RegistryError(Code.UNSUPPORTED, "last must come from a Link", status=400)
-        await self._ensure_complete(repository)
-        digests, more = await self._page(repository, subject, last)
 
         async def read(digest: Digest) -> Descriptor | None:
             return await self._read(repository, subject, digest)
 
-        found = await for_each(read, digests)
+        known: dict[Digest, Descriptor] = {}
+        if await self._ensure_complete(repository):
+            digests, more = await self._page(repository, subject, last)
+            found = await for_each(read, digests)
+        else:
+            known = await self._unindexed(repository, subject)
+            digests, more = _page_of(known, last)
+            found = [known[digest] for digest in digests]
         if not last:
-            found.extend(await self._fallback(repository, subject))
+            found.extend(await self._fallback(repository, subject, known))
         shown = [
             entry
             for entry in found
@@ -104,9 +110,11 @@ class Referrers:
         )
         return None if data is None or manifest is None else _parse_descriptor(data)
 
-    async def _fallback(self, repository: str, subject: Digest) -> list[Descriptor | None]:
+    async def _fallback(
+        self, repository: str, subject: Digest, known: Container[Digest]
+    ) -> list[Descriptor | None]:
         """What clients listed by themselves, under the tag `<algorithm>-<hex>`, while the
-        registry had no such API ("Referrers Tag Schema"), and what is not indexed."""
+        registry had no such API ("Referrers Tag Schema"), and what is not indexed nor `known`."""
         key = keys.manifest_by_tag(repository, file_name(subject))
         data = await self._store.get(key, document.MAX_STORED)
         if data is None:
@@ -118,38 +126,70 @@ class Referrers:
                 self._store.head(keys.manifest_by_digest(repository, digest)),
                 self._store.head(_entry(repository, subject, digest)),
             )
-            return entry if manifest is not None and indexed is None else None
+            is_new = indexed is None and digest not in known
+            return entry if manifest is not None and is_new else None
 
         return await for_each(check, _descriptors(data))
 
-    async def _ensure_complete(self, repository: str) -> None:
+    async def _ensure_complete(self, repository: str) -> bool:
+        """Make the index, where that was not done before; False where the store does not let us."""
         marker = f"referrers/{repository}/_complete"
         if await self._store.head(marker) is not None:
-            return
+            return True
         lock = self._scans.setdefault(repository, asyncio.Lock())
         async with lock:
             if await self._store.head(marker) is not None:
-                return
+                return True
 
             async def index(info: ObjectInfo) -> None:
-                await self._index(repository, info)
+                if (read := await self._read_referrer(info)) is not None:
+                    await self.add(repository, *read)
 
-            if await for_each(index, self._store.list(digests_prefix(repository))):
-                # Reading must not leave an object behind for every name that somebody makes up.
-                await self._store.put(marker, b"")
+            with unless_denied("the index of referrers"):
+                if await for_each(index, self._store.list(digests_prefix(repository))):
+                    # Reading must not leave an object behind for every name that somebody makes up.
+                    await self._store.put(marker, b"")
+                return True
+        return False
 
-    async def _index(self, repository: str, info: ObjectInfo) -> None:
+    async def _unindexed(self, repository: str, subject: Digest) -> dict[Digest, Descriptor]:
+        """The same from all manifests of a repository, in the order of the index."""
+        found: dict[Digest, Descriptor] = {}
+
+        async def look(info: ObjectInfo) -> None:
+            read = await self._read_referrer(info)
+            if read is not None and read[1].subject == subject:
+                digest, said, size = read
+                found[digest] = said.descriptor(digest, size)
+
+        await for_each(look, self._store.list(digests_prefix(repository)))
+        return {digest: found[digest] for digest in sorted(found, key=file_name)}
+
+    async def _read_referrer(
+        self, info: ObjectInfo
+    ) -> tuple[Digest, document.Document, int] | None:
+        """A manifest's digest, what it says, and its size, where it may have a subject."""
         digest = digest_of_key(info.key)
         if digest is None or info.size > document.MAX_STORED:
-            return
+            return None
         data = await self._store.get(info.key, document.MAX_STORED)
         if data is None or b'"subject"' not in data or Digest.of(data, digest.algorithm) != digest:
-            return
+            return None
         try:
-            found = await document.read(data)
+            return digest, await document.read(data), len(data)
         except RegistryError:
-            return
-        await self.add(repository, digest, found, len(data))
+            return None
+
+
+def _page_of(known: dict[Digest, Descriptor], last: str) -> tuple[list[Digest], bool]:
+    """The referrers of one page, and whether there are more."""
+    digests = [digest for digest in known if file_name(digest) > last]
+    room = PAGE_BYTES
+    for count, digest in enumerate(digests):
+        room -= len(json.dumps(known[digest]))
+        if count and (room < 0 or count == PAGE_COUNT):
+            return digests[:count], True
+    return digests, False
 
 
 def _answer(

@@ -20,11 +20,15 @@ class StoreError(Exception):
     """The store failed for good. The text names the operation and what to do, never a secret.
 
     `retry_after`: seconds after which asking again makes sense, or None where it never does.
+    `denied`: the store works, and does not let us do this (credentials, permissions, read-only).
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = 1.0) -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None = 1.0, denied: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.denied = denied
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ _ADVICE: Final = {
     errno.EFBIG: ("the object is too large for this file system", None),
 }
 
+_DENIED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
 
 @contextlib.contextmanager
 def explained(operation: str) -> Iterator[None]:
@@ -39,7 +41,9 @@ def explained(operation: str) -> Iterator[None]:
         yield
     except OSError as error:
         text, retry_after = _ADVICE.get(error.errno or 0, (error.strerror or "I/O error", None))
-        raise StoreError(f"{operation}: {text}", retry_after=retry_after) from error
+        raise StoreError(
+            f"{operation}: {text}", retry_after=retry_after, denied=error.errno in _DENIED
+        ) from error
 
 
 def write_whole(path: str, data: bytes | memoryview, fsync: bool) -> None:

@@ -34,6 +34,8 @@ _THROTTLED: Final = frozenset(
     }
 )
 _MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
+_DENIED: Final = frozenset({"403", "AccessDenied"})
+"""What credentials that are good for something else get."""
 
 _ADVICE: Final = {
     "NoSuchBucket": "the bucket does not exist: create it, or set EPOCH_S3_BUCKET",
@@ -130,7 +132,8 @@ class Failure:
         retry_after: float | None = _SOON if self.transient else _AFTER_REPAIR
         if self.code in _HOPELESS:
             retry_after = None
-        return StoreError(f"{operation}: {self.text}", retry_after=retry_after)
+        denied = self.code in _DENIED
+        return StoreError(f"{operation}: {self.text}", retry_after=retry_after, denied=denied)
 
 
 def understand(error: Exception) -> Failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -10,7 +11,7 @@ from epoch.digest import HEX_LENGTH, Digest
 from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.names import check_name, is_name
-from epoch.store.base import Store
+from epoch.store.base import Store, StoreError
 from epoch.store.pins import Pins
 from epoch.upload.budget import Budget
 from epoch.upload.chunked import Chunked
@@ -86,8 +87,9 @@ class Blobs:
         if text is None:
             raise RegistryError(Code.DIGEST_INVALID, "the closing PUT needs ?digest=<digest>")
         digest = Digest.parse(text)
+        began = time.monotonic()
         response = await self._chunked.close(request, name, session, digest)
-        await self._note(name, digest)
+        await self._stored(name, digest, began)
         return response
 
     async def cancel(self, _request: Request, name: str, session: str) -> Response:
@@ -100,8 +102,9 @@ class Blobs:
 
     async def _push(self, request: Request, name: str, digest: Digest) -> Response:
         _check_framing(request, digest)
+        began = time.monotonic()
         await self._pushes.push(request.body, digest)
-        await self._note(name, digest)
+        await self._stored(name, digest, began)
         return _created(name, digest)
 
     async def _mount(self, request: Request, name: str, mount: str) -> Response | None:
@@ -116,15 +119,19 @@ class Blobs:
             return None
         if not request.caller.sees_all and not await self._belongs(source, digest):
             return None
+        began = time.monotonic()
         if await self._pushes.pins.rely(digest) is None:
             return None
         await request.body.read(IGNORED_BODY)
-        await self._note(name, digest)
+        await self._stored(name, digest, began)
         return _created(name, digest)
 
-    async def _note(self, name: str, digest: Digest) -> None:
+    async def _stored(self, name: str, digest: Digest, began: float) -> None:
+        """Note that a blob belongs to a repository, and see that it was not deleted meanwhile."""
         if self._link is not None:
             await self._link(name, digest)
+        if not await self._pushes.pins.is_kept(digest, began):
+            raise StoreError(f"{digest} was deleted while it was pushed: push it again")
 
 
 def _created(name: str, digest: Digest) -> Response:

@@ -136,7 +136,7 @@ async def test_what_is_no_blob_of_ours_stays(aged: Aged) -> None:
 async def test_a_manifest_that_cannot_be_read_stops_it(
     aged: Aged, old_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("epoch.registry.garbage.named.MAX_STORED", 100)
+    monkeypatch.setattr("epoch.registry.garbage.proof.MAX_STORED", 100)
     await old_house.push_blob(b"garbage")
     await aged.put("manifests/r/huge.json", b"x" * 101)
     await age_all(aged)

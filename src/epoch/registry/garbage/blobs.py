@@ -74,7 +74,7 @@ class Blobs:
 
     async def _sweep(self, batch: list[Digest]) -> None:
         async with announced(self._store, batch, self._times) as until:
-            pinned, _ = await both(self._pinned(), self._named.refresh())
+            pinned, _ = await both(self._pinned(), self._named.manifests.confirm())
 
             async def remove(digest: Digest) -> None:
                 if digest in pinned or digest in self._named:
@@ -90,10 +90,12 @@ class Blobs:
             await for_each(remove, batch)
 
     async def _pinned(self) -> set[Digest]:
-        """Those pinned within the least age."""
+        """Those pinned within the least age. Listed twice: nothing but the list speaks for a pin,
+        and one that is wrong must not cost a blob."""
         oldest = time.time() - self._min_age
         return {
             digest
+            for _ in range(2)
             async for _, digest, written in list_pins(self._store, self._times)
             if written > oldest
         }

@@ -6,12 +6,15 @@ and the collection's own old notes. Manifests are never removed: untagged ones c
 digest, and are the user's.
 
 It runs beside pushes, pulls and deletions, of any number of processes, and beside other
-collections: `epoch.store.pins` says why nothing that is needed is lost. What cannot be read stops
-it, before anything that it might name is removed.
+collections: `epoch.store.pins` says why nothing that is needed is lost. What cannot be read, or is
+not proved to be what it should be (`read_proved`, `ManifestReader`), stops it, before anything
+that it might name is removed. No single answer of the store, wrong as it may be, costs anything
+that cannot be rebuilt: of each deletion two answers must be wrong in the same way.
 
-Cost: one listing of `manifests/` and one GET for each object there, 16 at a time; one listing of
-the blobs, and for each thousand that go, one more listing of `manifests/` with GETs for what is
-new; for each blob that goes, one HEAD and one DELETE. For memory, see `Named`.
+Cost: one listing of `manifests/` and one GET for each object there, 16 at a time, two for a tag
+where the store has no MD5; one listing of the blobs, and for each thousand that go, two more
+listings of `manifests/` with GETs for what is new; for each blob that goes, one HEAD and one
+DELETE. For memory, see `Named`.
 """
 
 from __future__ import annotations
@@ -24,14 +27,13 @@ from epoch.registry.garbage.blobs import Blobs
 from epoch.registry.garbage.index import Index
 from epoch.registry.garbage.links import collect_links
 from epoch.registry.garbage.named import Named
-from epoch.registry.garbage.report import Progress, Report
+from epoch.registry.garbage.report import Progress, Report, silent
 from epoch.registry.garbage.uploads import collect_uploads
 from epoch.store.base import Store
-from epoch.store.pins import SWEEPS, TIMES, Times, list_pins
+from epoch.store.pins import DELETIONS, SWEEPS, TIMES, Times, list_pins
 
 LAST: Final = "_gc/last"
 """Rewritten when a collection begins, so that of many servers only one does what is due."""
-_BATCH: Final = 1000
 
 
 class Collector:
@@ -73,16 +75,16 @@ class Collector:
 
         `StoreError` where the store fails; what was removed by then was not needed.
         """
-        tell = progress or _silent
+        tell = progress or silent
         report = Report()
         if not dry_run:
             await self._store.put(LAST, b"")
         named = Named(self._store, tell)
-        report.manifests = await named.refresh()
-        self._blobs = Blobs(self._store, named, report, self._min_age, self._times)
-        await self._blobs.collect(tell, dry_run=dry_run, stopped=lambda: self._stopped)
+        report.manifests = await named.manifests.refresh()
+        await Index(self._store, named, report, self._min_age).collect(tell, dry_run=dry_run)
         if not self._stopped:
-            await Index(self._store, named, report, self._min_age).collect(tell, dry_run=dry_run)
+            self._blobs = Blobs(self._store, named, report, self._min_age, self._times)
+            await self._blobs.collect(tell, dry_run=dry_run, stopped=lambda: self._stopped)
         if not self._stopped:
             await collect_links(
                 self._store, named, report, tell, min_age=self._min_age, dry_run=dry_run
@@ -104,13 +106,10 @@ class Collector:
         ]
         old += [
             info.key
-            async for info in self._store.list(SWEEPS)
+            for prefix in (SWEEPS, DELETIONS)
+            async for info in self._store.list(prefix)
             if now - info.modified > self._min_age
         ]
         report.notes = len(old)
         if not dry_run:
             await for_each(self._store.delete, old)
-
-
-def _silent(_stage: str, _count: int) -> None:
-    pass

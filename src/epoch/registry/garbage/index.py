@@ -1,5 +1,9 @@
 """Entries of indexes whose manifest or repository is gone: a push or a deletion was cut short, or
-another writer deleted what it knows nothing of."""
+another writer deleted what it knows nothing of.
+
+They also speak for the manifests that they stand for: one that is there, and that the list of
+manifests did not have, shows that the store's lists are wrong. So they are looked at first.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,8 @@ from epoch.registry.catalog import Catalog
 from epoch.registry.garbage.batches import batches
 from epoch.registry.garbage.named import Named
 from epoch.registry.garbage.report import Progress, Report
-from epoch.registry.listing import digest_of_key, digests_prefix, has_manifests
+from epoch.registry.listing import digest_of_key, digests_prefix, has_manifests, listed
+from epoch.store import keys
 from epoch.store.base import Store
 
 _ENTRY: Final = re.compile(r"referrers/(.+)/(sha(?:256|512)-[0-9a-f]+)/([^/]+\.json)")
@@ -38,6 +43,7 @@ class Index:
         """Remove them all, or with `dry_run` only count them. To be called when `named` is read.
 
         Also notes repositories that the catalog misses, since another writer pushed them.
+        `StoreError` where the list of manifests was wrong.
         """
         if not dry_run:
             missed = [name for name in sorted(self._named.repositories) if is_name(name)]
@@ -66,16 +72,23 @@ class Index:
 
     def _was_seen(self, key: str) -> bool:
         if (manifest := _manifest_of(key)) is not None:
-            return self._named.has_object(manifest)
+            return self._named.manifests.has_object(manifest)
         repository = _repository_of(key)
         return repository is None or repository in self._named.repositories
 
     async def _is_needed(self, key: str) -> bool:
-        """Whether it is needed now, at a second look."""
+        """Whether it is needed now, at a second look, which must fit the first."""
         if (manifest := _manifest_of(key)) is not None:
-            return await self._store.head(manifest) is not None
+            await self._named.manifests.look_for([manifest])
+            return self._named.manifests.has_object(manifest)
         repository = _repository_of(key)
-        return repository is None or await has_manifests(self._store, repository)
+        if repository is not None and not await has_manifests(self._store, repository):
+            return False
+        if repository is not None and repository not in self._named.repositories:
+            async with listed(self._store, keys.manifests(repository)) as infos:
+                async for info in infos:
+                    await self._named.manifests.look_for([info.key])
+        return True
 
     async def _remove(self, key: str) -> None:
         if _MARKER.fullmatch(key):

@@ -9,6 +9,10 @@ Progress = Callable[[str, int], None]
 """Called now and then: what is being done, and how many objects were looked at so far."""
 
 
+def silent(_stage: str, _count: int) -> None:
+    """For nobody who waits for it."""
+
+
 @dataclass(slots=True)
 class Report:
     """Counts of one collection: first what is there, then what was removed, or would be."""

@@ -1,7 +1,8 @@
 """Uploads that nobody goes on with: expired sessions, and multipart uploads that were left behind.
 
 A session is all objects below `_uploads/<id>/`. It is over when the newest of them is old: whoever
-still sends to it writes there, every few minutes if need be.
+still sends to it writes there, every few minutes if need be. Nothing can rebuild one, so each is
+listed by itself once more before anything of it goes: a list that was cut short must not end it.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ async def collect_uploads(
     began so long ago and belong to no session: a single push must not take longer than that."""
     oldest = time.time() - lifetime
     alive: set[str] = set()
-    async for session, objects, newest in _sessions(store):
+    async for session, newest in _sessions(store):
         progress("upload sessions", report.sessions + len(alive))
-        if newest > oldest:
+        objects = {} if newest > oldest else await _objects(store, session)
+        if max(objects.values(), default=newest) > oldest:
             alive.add(session)
             continue
         report.sessions += 1
@@ -38,6 +40,10 @@ async def collect_uploads(
             await for_each(store.delete, objects)
 
     async def abort(upload: Multipart) -> None:
+        found = _SESSION.fullmatch(upload.key)
+        objects = {} if found is None else await _objects(store, found[1])
+        if max(objects.values(), default=0.0) > oldest:
+            return
         report.multiparts += 1
         if not dry_run:
             await store.abort_multipart(upload)
@@ -48,21 +54,25 @@ async def collect_uploads(
             await for_each(abort, batch)
 
 
-async def _sessions(store: Store) -> AsyncIterator[tuple[str, list[str], float]]:
-    """Each session: its id, its objects, and when the newest of them was written."""
-    session, objects, newest = "", list[str](), 0.0
+async def _sessions(store: Store) -> AsyncIterator[tuple[str, float]]:
+    """Each session: its id, and when the newest of its objects was written."""
+    session, newest = "", 0.0
     async for info in store.list(_PREFIX):
         found = _SESSION.fullmatch(info.key)
         if found is None:
             continue
         if found[1] != session:
-            if objects:
-                yield session, objects, newest
-            session, objects, newest = found[1], [], 0.0
-        objects.append(info.key)
+            if session:
+                yield session, newest
+            session, newest = found[1], 0.0
         newest = max(newest, info.modified)
-    if objects:
-        yield session, objects, newest
+    if session:
+        yield session, newest
+
+
+async def _objects(store: Store, session: str) -> dict[str, float]:
+    """The objects of one session, and when each was written."""
+    return {info.key: info.modified async for info in store.list(f"{_PREFIX}{session}/")}
 
 
 async def _left_behind(
