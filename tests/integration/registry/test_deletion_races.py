@@ -164,7 +164,7 @@ async def test_it_would_without_the_second_look(
 ) -> None:
     """So the races above do meet the moments that matter."""
 
-    async def nothing(*_: object) -> None:
+    async def nothing(*_: object, **__: object) -> None:
         pass
 
     monkeypatch.setattr(manifests, "confirm_present", nothing)
