@@ -91,6 +91,12 @@ class StoreSettings:
     redirect: bool = False
     """Answer GETs of blobs with 307 to a presigned URL, where the store has such."""
 
+    patience: float = 120.0
+    """Seconds for which a call to the bucket is repeated after its first failure that may pass."""
+
+    def __post_init__(self) -> None:
+        _require(self.patience >= 0, "the store patience must not be negative")
+
 
 def spare_cores(processes: int) -> int:
     """How many cores each of so many processes has beside one for its event loop and one for the
