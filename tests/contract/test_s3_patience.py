@@ -8,9 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from epoch.app import open_store
+from epoch.config import StoreSettings
 from epoch.store.base import StoreError
+from epoch.store.s3 import S3Store
 from epoch.store.s3_calls import Patience
-from epoch.store.s3_retry import Budget
+from epoch.store.s3_retry import RetryBudget
 from tests.contract.scripts import (
     CALLS,
     FAST,
@@ -23,7 +26,7 @@ from tests.contract.scripts import (
     stubbed,
     well,
 )
-from tests.contract.stub import Call, Script
+from tests.contract.stub import Call, Script, serve
 
 AWAY: dict[str, Script] = {
     "slow-down": answering(503, "SlowDown"),
@@ -74,20 +77,18 @@ async def test_a_refused_connection_is_tried_again() -> None:
     """While a store starts again, nothing listens at its port."""
     async with stubbed(well) as (_, stub):
         settings = stub.settings
-    from epoch.store.s3 import S3Store
-
     store = S3Store(settings, replace(FAST, repeat=10.0))
     task = asyncio.create_task(store.get("key", 10))
     await asyncio.sleep(0.5)
     host, _, port = settings.endpoint.partition(":")
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         method, target, _ = head.split("\r\n")[0].split(" ")
         await well(Call(0, method, target, {}, reader, writer))
         writer.close()
 
-    async with await asyncio.start_server(serve, host, int(port)):
+    async with await asyncio.start_server(answer_one, host, int(port)):
         assert await asyncio.wait_for(task, 8) == OBJECT
     await store.close()
 
@@ -136,7 +137,7 @@ async def test_who_finds_no_budget_waits_for_it() -> None:
 
 
 async def test_the_budget_comes_back_with_time() -> None:
-    budget = Budget()
+    budget = RetryBudget()
     begun = time.monotonic()
     for _ in range(100):
         await budget.take()
@@ -154,7 +155,7 @@ async def test_the_budget_comes_back_with_time() -> None:
 
 
 async def test_one_who_gives_up_takes_no_token() -> None:
-    budget = Budget()
+    budget = RetryBudget()
     for _ in range(101):
         await budget.take()
     waiting = [asyncio.create_task(budget.take()) for _ in range(20)]
@@ -192,6 +193,17 @@ async def test_the_log_says_why_calls_take_so_long(caplog: pytest.LogCaptureFixt
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
     assert "503" in lines[0]
+
+
+async def test_the_setting_reaches_the_store() -> None:
+    async with serve(answering(503, "SlowDown")) as stub:
+        store = open_store(StoreSettings(s3=stub.settings, patience=1.0))
+        begun = time.monotonic()
+        with pytest.raises(StoreError):
+            await store.head("key")
+        assert 1.0 <= time.monotonic() - begun < 3.0
+        await store.close()
+    assert len(stub.calls) > 1
 
 
 async def test_no_repetition_means_none() -> None:

@@ -43,7 +43,7 @@ class Retrier:
     def __init__(self, patience: float) -> None:
         """`patience`: seconds for which a call is repeated after its first failure."""
         self._patience = patience
-        self._budget = Budget()
+        self._budget = RetryBudget()
         self._warned = float("-inf")
 
     async def run(
@@ -104,7 +104,7 @@ class Retrier:
             log.warn("the store fails, calls to it are repeated", reason=failure.text)
 
 
-class Budget:
+class RetryBudget:
     """Tokens, one for each repetition, that come back with time: who finds none waits for one."""
 
     def __init__(self) -> None:
