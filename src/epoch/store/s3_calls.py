@@ -134,7 +134,10 @@ class Calls:
         object."""
 
         async def attempt() -> _T:
-            return read(await self._once(request))
+            answer = await self._once(request)
+            if answer.status not in (200, 204):
+                raise NotS3(f"its status is {answer.status}")
+            return read(answer)
 
         with _naming(operation):
             try:
@@ -190,6 +193,8 @@ class Calls:
                 response = await self._session().open(request.method, url, headers)
             try:
                 info_of(request.key, response.headers)
+                if response.status != 200 and not request.headers:
+                    raise NotS3(f"its status is {response.status}")
             except NotS3:
                 response.close()
                 raise

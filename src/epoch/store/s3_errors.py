@@ -192,9 +192,10 @@ def _answered(error: Refused) -> Failure:
     status = error.status
     code = error.code or str(status)
     throttled = status == 429 or code in _THROTTLED
-    transient = throttled or code in _TRANSIENT or (status >= 500 and status not in _FINAL)
-    # Told within a success: what it names may be anything, so it is final only where we know it.
-    transient = transient or (status == 200 and code not in _ADVICE)
+    # 200: the error is in the body of a success, so only its code says what it is.
+    failing = status == 200 or (status >= 500 and status not in _FINAL)
+    known = code in _ADVICE or code in _MISSING
+    transient = throttled or code in _TRANSIENT or (failing and not known)
     advice = _ADVICE.get(code)
     if advice is None and 300 <= status < 400:
         advice = _ELSEWHERE

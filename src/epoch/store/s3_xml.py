@@ -39,19 +39,15 @@ class Page:
         return self._tree.findall(self._space + name)
 
     def _key(self, item: ElementTree.Element) -> str:
-        key = self._decoded(self._text(item, "Key"))
+        key = self._text(item, "Key")
+        if self._encoded:
+            key = unquote_plus(key)
         if not key or not key.startswith(self._prefix):
             raise NotS3("the list has what was not asked for")
         return key
 
     def _decoded(self, text: str) -> str:
         return unquote_plus(text) if self._encoded else text
-
-    def _time(self, item: ElementTree.Element, name: str) -> float:
-        try:
-            return datetime.fromisoformat(self._text(item, name)).timestamp()
-        except ValueError:
-            raise NotS3("the list has no date where one belongs") from None
 
     def _text(self, element: ElementTree.Element, name: str) -> str:
         # Not by a loop over the children: these are in C.
@@ -80,11 +76,12 @@ class Listing(Page):
     def objects(self) -> Iterator[tuple[str, int, str, float]]:
         """Key, size in bytes, etag (empty: none) and time of the last change (Unix seconds)."""
         for item in self._items:
-            size = self._text(item, "Size")
-            if not size.isdecimal():
-                raise NotS3("the list has no size where one belongs")
-            modified = self._time(item, "LastModified")
-            yield self._key(item), int(size), self._text(item, "ETag"), modified
+            try:
+                size = int(self._text(item, "Size"))
+                modified = datetime.fromisoformat(self._text(item, "LastModified")).timestamp()
+            except ValueError:
+                raise NotS3("the list has no size or no date where one belongs") from None
+            yield self._key(item), size, self._text(item, "ETag"), modified
 
     def _check_count(self) -> None:
         """KeyCount, where it is told, counts the keys and the common prefixes; some stores leave
@@ -110,9 +107,13 @@ class Uploads(Page):
         """Key, upload id, and when it began (Unix seconds)."""
         for item in self._all("Upload"):
             upload_id = self._text(item, "UploadId")
+            try:
+                began = datetime.fromisoformat(self._text(item, "Initiated")).timestamp()
+            except ValueError:
+                upload_id = ""
             if not upload_id:
-                raise NotS3("the list has an upload without an id")
-            yield self._key(item), upload_id, self._time(item, "Initiated")
+                raise NotS3("the list has an upload without an id or a date")
+            yield self._key(item), upload_id, began
 
 
 def parse(body: bytes, root: str) -> ElementTree.Element:
