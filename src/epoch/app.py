@@ -310,8 +310,9 @@ def open_store(settings: StoreSettings) -> Store:
 
         return DirectoryStore(settings.data_dir)
     from epoch.store.s3 import S3Store
+    from epoch.store.s3_calls import Patience
 
-    return S3Store(settings.s3)
+    return S3Store(settings.s3, Patience(repeat=settings.patience))
 
 
 def make_service(settings: Settings, app: App) -> Service:

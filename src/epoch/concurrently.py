@@ -81,15 +81,23 @@ class Shared:
     Up to `AT_ONCE` ask for themselves. Who comes while so many are under way waits, together with
     all others who do, for one that begins as soon as one of those has ended: no answer is older
     than the question, so everybody still sees what was written before he asked.
+
+    Who asks for himself is bound by the limits of what he calls. Who waits has a limit of his own:
+    those that he waits for may take all of their time, one after another.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float) -> None:
+        """`limit`: seconds that one may wait for others."""
+        self._limit = limit
         self._lines: dict[Hashable, _Line] = {}
 
     async def ask(
         self, question: Hashable, function: Callable[[], Coroutine[Any, Any, Result]]
     ) -> Result:
-        """What `function()` returns or raises; it must be the same for the same question."""
+        """What `function()` returns or raises; it must be the same for the same question.
+
+        `TimeoutError`: this caller has waited for the limit; others may still.
+        """
         line = self._lines.get(question)
         if line is None:
             line = self._lines[question] = _Line()
@@ -104,7 +112,8 @@ class Shared:
         batch: _Batch[Result] = line.next
         batch.waiting += 1
         try:
-            return await asyncio.shield(batch.answer)
+            async with asyncio.timeout(self._limit):
+                return await asyncio.shield(batch.answer)
         finally:
             batch.waiting -= 1
             if not batch.waiting and batch.task is not None:

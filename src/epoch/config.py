@@ -35,6 +35,9 @@ _URL: Final = re.compile(
 MIN_GARBAGE_AGE: Final = 3600.0
 """Seconds below which nothing is garbage; `epoch.store.pins` says what it has to hold."""
 
+MAX_STORE_PATIENCE: Final = 600.0
+"""Seconds."""
+
 LOG_LEVELS: Final = ("debug", "info", "warn", "error")
 
 
@@ -90,6 +93,16 @@ class StoreSettings:
 
     redirect: bool = False
     """Answer GETs of blobs with 307 to a presigned URL, where the store has such."""
+
+    patience: float = 120.0
+    """Seconds for which a call to the bucket is repeated after its first failure that may pass."""
+
+    def __post_init__(self) -> None:
+        # Garbage collection counts on a request's end within `epoch.store.pins.LONGEST`.
+        _require(
+            0 <= self.patience <= MAX_STORE_PATIENCE,
+            f"a store patience of {self.patience:g} s is out of range: choose 0s to 10m",
+        )
 
 
 def spare_cores(processes: int) -> int:

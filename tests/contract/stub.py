@@ -50,7 +50,8 @@ class Call:
             return "ListObjectsV2"
         if self.method == "PUT":
             return "CopyObject" if "x-amz-copy-source" in self.headers else "PutObject"
-        return {"GET": "GetObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}[self.method]
+        objects = {"GET": "GetObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}
+        return objects.get(self.method, self.method)
 
     async def body(self, count: int | None = None) -> bytes:
         """Read the body, or `count` bytes of it."""

@@ -55,8 +55,8 @@ async def test_no_key_leaves_the_root(store: DirectoryStore, tmp_path: Path, key
         store.delete(key),
         store.create_multipart(key),
         store.put_part(Multipart(key, "0" * 32), 1, 0, b"x"),
-        store.move(key, "target"),
-        store.move("source", key),
+        store.move(key, "target", 1),
+        store.move("source", key, 1),
     ):
         with pytest.raises(StoreError):
             await attempt
@@ -86,7 +86,7 @@ async def test_nothing_is_left_behind(store: DirectoryStore, tmp_path: Path) -> 
     part = await store.put_part(upload, 1, 0, b"2")
     await store.complete_multipart(upload, [part])
     await store.abort_multipart(await store.create_multipart("f/g/h"))
-    await store.move("a/b/c", "i/j")
+    await store.move("a/b/c", "i/j", 1)
     await store.delete("i/j")
     await store.delete("d/e")
     assert tree(tmp_path / "store") == ["_multipart", "_tmp"]
@@ -171,7 +171,7 @@ async def test_age_counts_from_when_an_object_is_there(
     assert completed is not None
     assert time.time() - completed.modified < 60
     os.utime(tmp_path / "store/_uploads/1/data", (1, 1))
-    await store.move("_uploads/1/data", "blobs/x")
+    await store.move("_uploads/1/data", "blobs/x", 8)
     moved = await store.head("blobs/x")
     assert moved is not None
     assert time.time() - moved.modified < 60

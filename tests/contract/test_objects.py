@@ -206,23 +206,35 @@ async def test_delete(store: Store) -> None:
 async def test_move(store: Store) -> None:
     data = noise(5 * 1024 * 1024)
     await store.put("_uploads/one", data)
-    await store.move("_uploads/one", "blobs/sha256/aa")
+    await store.move("_uploads/one", "blobs/sha256/aa", len(data))
     assert await store.head("_uploads/one") is None
     assert await store.get("blobs/sha256/aa", len(data)) == data
-    await store.move("_uploads/one", "blobs/sha256/aa")
+    await store.move("_uploads/one", "blobs/sha256/aa", len(data))
     assert await store.get("blobs/sha256/aa", len(data)) == data
 
 
 async def test_move_replaces(store: Store) -> None:
     await store.put("old", b"new content")
     await store.put("target", b"?")
-    await store.move("old", "target")
+    await store.move("old", "target", 11)
     assert await store.get("target", 100) == b"new content"
 
 
 async def test_move_of_nothing(store: Store) -> None:
     with pytest.raises(StoreError, match="source does not exist"):
-        await store.move("no/such", "target")
+        await store.move("no/such", "target", 6)
+
+
+async def test_move_of_another_size(store: Store) -> None:
+    """What is not as long as what was written is not that, at either end."""
+    await store.put("source", b"cut")
+    with pytest.raises(StoreError, match="has 3 bytes"):
+        await store.move("source", "target", 6)
+    assert await store.head("target") is None
+    await store.put("target", b"cut")
+    with pytest.raises(StoreError, match="source does not exist"):
+        await store.move("no/such", "target", 6)
+    assert await store.get("source", 3) == b"cut"
 
 
 async def test_odd_keys(store: Store) -> None:
@@ -231,7 +243,7 @@ async def test_odd_keys(store: Store) -> None:
         await store.put(key, key.encode())
         assert await store.get(key, 100) == key.encode()
     assert sorted(await keys(store)) == sorted(made)
-    await store.move(made[1], "moved")
+    await store.move(made[1], "moved", len(made[1].encode()))
     assert await store.get("moved", 100) == made[1].encode()
 
 

@@ -42,7 +42,7 @@ async def _exercise(store: S3Store) -> None:
     upload = await store.create_multipart("gone")
     await store.put_part(upload, 1, 0, b"part")
     await store.abort_multipart(upload)
-    await store.move("big", "moved")
+    await store.move("big", "moved", _PART + 3)
     for key in ("small", "empty", "moved"):
         await store.delete(key)
 

@@ -27,12 +27,14 @@ NOWHERE = S3Settings(
 )
 
 
-def fails(store: S3Settings | Path, addr: str = "127.0.0.1:0") -> tuple[str, float]:
+def fails(
+    store: S3Settings | Path, addr: str = "127.0.0.1:0", **variables: str
+) -> tuple[str, float]:
     """The line that the start fails with, and its seconds."""
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "epoch", "serve", "--addr", addr],
-        env=environment(store),
+        env=environment(store, variables),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -90,6 +92,15 @@ def test_unknown_host() -> None:
     assert "not found" in line or "cannot connect" in line or "not answer" in line
     assert "EPOCH_S3_ENDPOINT" in line or "not answer" in line
     assert seconds < 14
+
+
+def test_a_proxy_of_an_unknown_kind() -> None:
+    elsewhere = replace(NOWHERE, endpoint="store.invalid", secure=True)
+    line, seconds = fails(elsewhere, HTTPS_PROXY="socks5://me:proxy-secret@10.0.0.1:1080")
+    assert "HTTPS_PROXY" in line
+    assert "NO_PROXY" in line
+    assert "proxy-secret" not in line
+    assert seconds < 8
 
 
 @contextmanager

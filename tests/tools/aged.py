@@ -94,8 +94,8 @@ class Aged:
     async def presign(self, key: str, expires: int) -> str | None:
         return await self.inner.presign(key, expires)
 
-    async def move(self, source: str, target: str) -> None:
-        await self.inner.move(source, target)
+    async def move(self, source: str, target: str, size: int) -> None:
+        await self.inner.move(source, target, size)
 
     async def close(self) -> None:
         await self.inner.close()

@@ -64,6 +64,7 @@ def test_version_loads_nothing_heavy() -> None:
         ("serve", "--log-level", "loud"),
         ("serve", "--workers", "0"),
         ("serve", "--gc-interval", "soon"),
+        ("serve", "--store-patience", "-1"),
         ("gc", "extra"),
         ("gc", "--min-age", "soon"),
         ("verify", "extra"),
@@ -85,6 +86,7 @@ def test_usage_errors_exit_2(arguments: tuple[str, ...]) -> None:
         (("--part-size", "1MiB"), {}, "5MiB"),
         (("--buffer-budget", "1MiB"), {}, "budget"),
         ((), {"EPOCH_PART_SIZE": "4MiB"}, "5MiB"),
+        (("--store-patience", "11m"), {}, "10m"),
         ((), {"EPOCH_S3_ENDPOINT": "http://127.0.0.1:9"}, "EPOCH_S3_BUCKET"),
         ((), {"EPOCH_S3_ENV_FILE": "/nonexistent"}, "/nonexistent"),
         (

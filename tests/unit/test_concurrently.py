@@ -118,7 +118,7 @@ async def crowd(
 
 
 async def test_few_ask_for_themselves() -> None:
-    shared, answers = Shared(), Answers()
+    shared, answers = Shared(60.0), Answers()
     tasks = await crowd(shared, answers, AT_ONCE)
     others = await crowd(shared, answers, 1, "another question")
     assert answers.asked == AT_ONCE + 1
@@ -129,7 +129,7 @@ async def test_few_ask_for_themselves() -> None:
 
 
 async def test_many_share_an_answer_that_is_younger_than_their_question() -> None:
-    shared, answers = Shared(), Answers()
+    shared, answers = Shared(60.0), Answers()
     first = await crowd(shared, answers, AT_ONCE)
     waiting = await crowd(shared, answers, 50)
     assert answers.asked == AT_ONCE
@@ -149,7 +149,7 @@ async def test_many_share_an_answer_that_is_younger_than_their_question() -> Non
 
 
 async def test_a_failure_is_everybodys() -> None:
-    shared, answers = Shared(), Answers()
+    shared, answers = Shared(60.0), Answers()
     first = await crowd(shared, answers, AT_ONCE)
     waiting = await crowd(shared, answers, 3)
     answers.let_go(1, KeyError("first"))
@@ -167,7 +167,7 @@ async def test_a_failure_is_everybodys() -> None:
 
 
 async def test_who_leaves_takes_nobody_along() -> None:
-    shared, answers = Shared(), Answers()
+    shared, answers = Shared(60.0), Answers()
     first = await crowd(shared, answers, AT_ONCE)
     waiting = await crowd(shared, answers, 3)
     waiting[0].cancel()
@@ -185,7 +185,7 @@ async def test_who_leaves_takes_nobody_along() -> None:
 
 
 async def test_what_nobody_waits_for_any_more_is_not_asked_on() -> None:
-    shared, answers = Shared(), Answers()
+    shared, answers = Shared(60.0), Answers()
     first = await crowd(shared, answers, AT_ONCE)
     early = await crowd(shared, answers, 2)
     for task in early:
@@ -205,4 +205,53 @@ async def test_what_nobody_waits_for_any_more_is_not_asked_on() -> None:
     for number in (3, 4, AT_ONCE + 1):
         answers.let_go(number)
     await asyncio.gather(*first, *more)
+    assert not shared._lines
+
+
+async def test_who_waits_has_a_limit_of_his_own() -> None:
+    """Nothing is answered any more: those who came later end as well, each in his own time."""
+    limit = 0.3
+    shared, answers = Shared(limit), Answers()
+    loop = asyncio.get_running_loop()
+    ended: list[float] = []
+
+    async def wait() -> None:
+        begun = loop.time()
+        with pytest.raises(TimeoutError):
+            await shared.ask("?", answers)
+        ended.append(loop.time() - begun)
+
+    first = await crowd(shared, answers, AT_ONCE)
+    waiting = [asyncio.create_task(wait()) for _ in range(3)]
+    await asyncio.sleep(limit / 2)
+    answers.let_go(1)  # so the next one begins, which they wait for, and others wait for one more
+    await turns()
+    waiting += [asyncio.create_task(wait()) for _ in range(3)]
+    await asyncio.sleep(limit / 2)
+    waiting += [asyncio.create_task(wait()) for _ in range(3)]
+    await asyncio.gather(*waiting)
+    assert len(ended) == 9
+    assert all(limit - 0.01 <= seconds < limit + 0.25 for seconds in ended), ended
+    assert answers.answered[AT_ONCE].cancelled()  # nobody was left to wait for it
+    for number in range(2, AT_ONCE + 1):
+        answers.let_go(number)
+    assert await asyncio.gather(*first) == list(range(1, AT_ONCE + 1))
+    assert not shared._lines
+
+
+async def test_one_whose_time_is_over_takes_nobody_along() -> None:
+    limit = 0.4
+    shared, answers = Shared(limit), Answers()
+    first = await crowd(shared, answers, AT_ONCE)
+    early = await crowd(shared, answers, 1)
+    await asyncio.sleep(limit / 2)
+    late = await crowd(shared, answers, 1)
+    answers.let_go(1)
+    with pytest.raises(TimeoutError):
+        await early[0]
+    answers.let_go(AT_ONCE + 1)
+    assert await late[0] == AT_ONCE + 1
+    for number in range(2, AT_ONCE + 1):
+        answers.let_go(number)
+    await asyncio.gather(*first)
     assert not shared._lines

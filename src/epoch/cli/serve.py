@@ -86,6 +86,13 @@ way are finished, then the exit code is 0.
     "it, instead of streaming them.",
 )
 @option(
+    "--store-patience",
+    type=Duration(),
+    default=format_duration(_STORE.patience),
+    metavar="DURATION",
+    help="How long a call to the bucket is repeated after it failed; pushes wait meanwhile.",
+)
+@option(
     "--part-size",
     type=Size(),
     default=format_size(_UPLOAD.part_size),
@@ -206,6 +213,7 @@ def _settings(options: dict[str, Any]) -> Settings:
             data_dir=options["data_dir"],
             s3=s3_settings(variables),
             redirect=options["redirect"],
+            patience=options["store_patience"],
         ),
         registry=RegistrySettings(sparse_indexes=options["sparse_indexes"]),
         garbage=GarbageSettings(min_age=options["gc_min_age"], interval=options["gc_interval"]),

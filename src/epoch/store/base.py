@@ -170,7 +170,8 @@ class Store(Protocol):
         is reconciled by looking at the object."""
 
     async def abort_multipart(self, upload: Multipart) -> None:
-        """Give up an upload and free its parts; that there is none is no error."""
+        """Give up an upload and free its parts; that there is none is no error. `StoreError` where
+        it could not be freed: it is still listed."""
 
     def list_multiparts(self, prefix: str) -> AsyncIterator[tuple[Multipart, float]]:
         """Every upload in progress whose key starts with `prefix`, and its start (Unix seconds)."""
@@ -178,9 +179,13 @@ class Store(Protocol):
     async def presign(self, key: str, expires: int) -> str | None:
         """A URL that GETs `key` without us for `expires` seconds, or None where there is none."""
 
-    async def move(self, source: str, target: str) -> None:
-        """Rename an object, without its bytes passing through this process. Repeating a move
-        whose source is gone and whose target is there is no error."""
+    async def move(self, source: str, target: str, size: int) -> None:
+        """Rename an object of `size` bytes, without its bytes passing through this process.
+
+        `StoreError` where the source has another size. Repeating a move whose source is gone is no
+        error where an object of `size` bytes is at the target: whether it is the same must follow
+        from the target's key (that of a blob is the digest of what it holds).
+        """
 
     async def close(self) -> None:
         """Close connections and files. Nothing may be under way."""

@@ -244,18 +244,21 @@ class DirectoryStore:
         """None: there is nobody but us to serve a directory."""
         return None
 
-    async def move(self, source: str, target: str) -> None:
-        """Rename an object; repeating it is no error."""
+    async def move(self, source: str, target: str, size: int) -> None:
+        """Rename an object of `size` bytes; repeating it is no error."""
         operation = f"move {source} to {target}"
-        await self._threads.run(operation, self._move, source, target)
+        await self._threads.run(operation, self._move, source, target, size)
 
-    def _move(self, source: str, target: str) -> None:
+    def _move(self, source: str, target: str, size: int) -> None:
         old, new = self._path(source), self._path(target)
         try:
+            if (found := os.path.getsize(old)) != size:
+                text = f"move {source} to {target}: the source has {found} bytes, not {size}"
+                raise StoreError(text, retry_after=None)
             os.utime(old)  # its age counts from when it is there
             files.rename(old, new, self._root, self._fsync)
         except FileNotFoundError:
-            if os.path.isfile(new):
+            if os.path.isfile(new) and os.path.getsize(new) == size:
                 return
             raise StoreError(
                 f"move {source} to {target}: the source does not exist", retry_after=None

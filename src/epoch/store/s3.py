@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from xml.sax.saxutils import escape
 
+from epoch import log
 from epoch.concurrently import Shared
 from epoch.config import S3Settings
 from epoch.store.base import Multipart, ObjectInfo, ObjectReader, Part, StoreError
-from epoch.store.s3_calls import Calls, Patience, Request
-from epoch.store.s3_errors import Failure, NotS3, refused, understand
+from epoch.store.s3_calls import Calls, Patience, Request, Sent, plain
+from epoch.store.s3_errors import Failure, NotS3, misleading
+from epoch.store.s3_http import Answer
+from epoch.store.s3_list import Lists
 from epoch.store.s3_move import Copier
 from epoch.store.s3_read import EmptyReader, S3Reader, info_of, range_header
 from epoch.store.s3_retry import Failed
-from epoch.store.s3_xml import Listing, child, parse
+from epoch.store.s3_xml import child, parse
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -37,9 +40,11 @@ _CONFLICTS: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict
 
 _MAX_CONDITIONAL: Final = 16 * 1024 * 1024
 """Bytes of the largest object that is written under a condition."""
+_MAX_MD5: Final = 64 * 1024
+"""Bytes of the largest object whose MD5 we compute, 0.1 ms: above, one HEAD costs less."""
 _ABORTS: Final = 4
-_PROOF: Final = 5.0
-"""Seconds for which a success proves that the bucket is there."""
+_ABORTED_LATER: Final = 60.0
+"""Seconds after which to try again to abort what would not go."""
 
 
 class S3Store:
@@ -48,10 +53,12 @@ class S3Store:
     min_part_size = 5 * 1024 * 1024
 
     def __init__(self, settings: S3Settings, patience: Patience | None = None) -> None:
+        """`SettingsError`: the environment names a proxy that we cannot go through."""
         self._settings = settings
         self._patience = patience or Patience()
         self._calls = Calls(settings, self._patience)
-        self._shared = Shared()
+        self._lists = Lists(self._calls, settings.prefix)
+        self._shared = Shared(self._patience.longest)
         self._conditional: bool | None = None  # whether conditional writes work; None: not seen yet
         self._copier = Copier(
             self._calls, settings.bucket, settings.prefix, self._patience.slow_answer
@@ -65,39 +72,26 @@ class S3Store:
 
     async def check(self) -> None:
         """Prove that the bucket answers; `StoreError` within 10 seconds where it does not."""
-        # Not HeadBucket: an answer to HEAD has no body, so no error code.
-        query = {"list-type": "2", "prefix": self._settings.prefix, "max-keys": "1"}
-        await self._calls.call(
-            f"open {self.description}",
-            Request("GET", query=query),
-            lambda body: parse(body, "ListBucketResult"),
-            silence=self._patience.check,
-            attempts=1,
-        )
+        await self._calls.check(f"open {self.description}", once=True)
 
     async def head(self, key: str) -> ObjectInfo | None:
         """The object at `key`, or None."""
-        return await self._shared.ask(("head", key), lambda: self._head(key))
-
-    async def _head(self, key: str) -> ObjectInfo | None:
-        answer = await self._calls.find(f"head {key}", Request("HEAD", key))
-        if answer is None:
-            await self._prove_bucket()
-            return None
-        return info_of(key, answer.headers)
+        return await self._ask(f"head {key}", lambda: self._calls.head(key))
 
     async def get(self, key: str, limit: int) -> bytes | None:
         """The whole object, or None where there is none. `StoreError` above `limit` bytes."""
-        answer = await self._calls.find(f"get {key}", Request("GET", key, limit=limit))
-        return None if answer is None else answer.body
+        found = await self._fetch(key, limit)
+        return None if found is None else found[1]
 
     async def fetch(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
         """The same, and what is known about it."""
-        return await self._shared.ask(("fetch", key, limit), lambda: self._fetch(key, limit))
+        return await self._ask(f"get {limit} bytes of {key}", lambda: self._fetch(key, limit))
 
     async def _fetch(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
-        answer = await self._calls.find(f"get {key}", Request("GET", key, limit=limit))
-        return None if answer is None else (info_of(key, answer.headers), answer.body)
+        def read(answer: Answer) -> tuple[ObjectInfo, bytes]:
+            return info_of(key, answer.headers), answer.body
+
+        return await self._calls.find(f"get {key}", Request("GET", key, limit=limit), read)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -123,7 +117,7 @@ class S3Store:
 
     async def put(self, key: str, data: Buffer) -> None:
         """Store `data` whole at `key`, replacing what is there, in one step for all readers."""
-        await self._calls.send(f"put {key}", Request("PUT", key, headers=_TYPE), data)
+        await self._put(Request("PUT", key, headers=_TYPE), data)
 
     async def put_new(self, key: str, data: Buffer) -> bool:
         """Store `data` at `key` if nothing is there; whether it was stored.
@@ -135,10 +129,9 @@ class S3Store:
             return False
         request = Request("PUT", key, headers={**_TYPE, "If-None-Match": "*"})
         try:
-            await self._calls.send(f"put {key}", request, data)
+            await self._put(request, data)
         except StoreError as error:
-            cause = error.__cause__
-            if not isinstance(cause, Failed) or cause.failure.code not in _CONFLICTS:
+            if not _is_conflict(error):
                 raise
         else:
             if self._conditional is None:
@@ -147,61 +140,42 @@ class S3Store:
                 return True
         return await self.get(key, _MAX_CONDITIONAL) == bytes(data)
 
-    async def _refuses_to_replace(self, request: Request, data: Buffer) -> bool:
-        """Whether the store keeps to the condition: the same once more must be refused."""
+    async def _put(self, request: Request, data: Buffer) -> None:
+        """Store an object, and return only when it is known to be there."""
+        operation = f"put {request.key}"
+
+        async def attempt() -> None:
+            sent = await self._calls.send(operation, request, data)
+            if not _is_md5(sent, data):
+                await self._calls.confirm(request.key, sent.size, sent.etag)
+
+        await self._calls.repeat(operation, attempt)
+
+    async def _refuses_to_replace(self, request: Request, data: Buffer) -> bool | None:
+        """Whether the store keeps to the condition: the same once more must be refused. None: it
+        said neither, and the next one who writes may find out."""
         try:
-            await self._calls.send(f"put {request.key}", request, data)
+            await self._calls.send(f"put {request.key}", request, data, once=True)
         except StoreError as error:
-            cause = error.__cause__
-            return isinstance(cause, Failed) and cause.failure.code in _CONFLICTS
+            return True if _is_conflict(error) else None
         return False
 
     async def delete(self, key: str) -> None:
         """Remove the object; that there is none is no error."""
-        await self._calls.find(f"delete {key}", Request("DELETE", key))
+        await self._calls.find(f"delete {key}", Request("DELETE", key), _deleted)
 
     def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
         """Every object whose key starts with `prefix`, after `after`, in the store's order."""
-        return self._list(prefix, {"start-after": self._settings.prefix + after} if after else {})
+        which = {"start-after": self._settings.prefix + after} if after else {}
+        return self._lists.objects(prefix, which)
 
     def list_folder(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Every object right below `prefix`, which ends in a slash."""
-        return self._list(prefix, {"delimiter": "/"})
-
-    async def _list(self, prefix: str, which: Mapping[str, str]) -> AsyncIterator[ObjectInfo]:
-        own = self._settings.prefix
-        async for objects in self._pages(prefix, which, lambda page: [*page.objects()]):
-            for key, size, etag, modified in objects:
-                yield ObjectInfo(key.removeprefix(own), size, etag, modified)
+        return self._lists.objects(prefix, {"delimiter": "/"})
 
     async def names(self, prefix: str) -> Sequence[str]:
         """The keys of the same objects without `prefix`."""
-        return await self._shared.ask(("names", prefix), lambda: self._names(prefix))
-
-    async def _names(self, prefix: str) -> Sequence[str]:
-        cut = len(self._settings.prefix + prefix)
-        pages = self._pages(prefix, {"delimiter": "/"}, Listing.keys)
-        return [key[cut:] async for found in pages for key in found]
-
-    async def _pages(
-        self, prefix: str, which: Mapping[str, str], read: Callable[[Listing], Sequence[_T]]
-    ) -> AsyncIterator[Sequence[_T]]:
-        """What `read` makes of each page, as part of the attempt to get it."""
-
-        def page(body: bytes) -> tuple[Sequence[_T], str]:
-            listing = Listing(body)
-            return read(listing), listing.next
-
-        query = {"list-type": "2", "prefix": self._settings.prefix + prefix, **which}
-        query["encoding-type"] = "url"
-        while True:
-            found, after = await self._calls.call(
-                f"list {prefix}", Request("GET", query=query), page
-            )
-            yield found
-            if not after:
-                return
-            query["continuation-token"] = after
+        return await self._ask(f"list {prefix}", lambda: self._lists.names(prefix))
 
     async def create_multipart(self, key: str) -> Multipart:
         """Begin a multipart upload."""
@@ -217,10 +191,8 @@ class S3Store:
         """Store `data` as part `number`. S3 needs no offset: the order of the numbers is enough."""
         query = {"partNumber": str(number), "uploadId": upload.upload_id}
         operation = f"put part {number} of {upload.key}"
-        size, answer = await self._calls.send(operation, Request("PUT", upload.key, query), data)
-        if (etag := answer.headers.get("ETag")) is None:
-            raise understand(NotS3()).error(operation)
-        return Part(number, size, etag)
+        sent = await self._calls.send(operation, Request("PUT", upload.key, query), data)
+        return Part(number, sent.size, sent.etag)
 
     async def complete_multipart(self, upload: Multipart, parts: Sequence[Part]) -> None:
         """Make the object visible. Safe to repeat.
@@ -232,30 +204,41 @@ class S3Store:
         size = sum(part.size for part in parts)
 
         async def settled(failure: Failure) -> bool | None:
-            if not failure.lost and failure.code != "NoSuchUpload":
-                return None
-            return await self._has(upload.key, size) or None
+            if failure.code == "NoSuchUpload":
+                return await self._has(upload.key, size) or None
+            if failure.lost:
+                # Once: where the store does not say it now, completing is repeated anyway.
+                with contextlib.suppress(StoreError):
+                    return await self._has(upload.key, size, once=True) or None
+            return None
 
         listed = "".join(
             f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>"
             for part in parts
         )
         body = f'<CompleteMultipartUpload xmlns="{_XML}">{listed}</CompleteMultipartUpload>'
-        request = Request("POST", upload.key, {"uploadId": upload.upload_id})
-        await self._calls.call(
-            f"complete {upload.key}",
-            request,
-            _completed,
-            body=body.encode(),
-            settled=settled,
-            silence=self._patience.slow_answer,
-        )
+        operation = f"complete {upload.key}"
+
+        async def attempt() -> None:
+            is_seen = await self._calls.call(
+                operation,
+                Request("POST", upload.key, {"uploadId": upload.upload_id}),
+                _completed,
+                body=body.encode(),
+                settled=settled,
+                silence=self._patience.slow_answer,
+            )
+            if not is_seen:
+                await self._calls.confirm(upload.key, size)
+
+        await self._calls.repeat(operation, attempt)
 
     async def abort_multipart(self, upload: Multipart) -> None:
         """Give up an upload and free its parts; that there is none is no error.
 
         A part that was under way may be stored after the abort that was to free it, so it is
         repeated until the store knows nothing of the upload (AWS, AbortMultipartUpload).
+        `StoreError` where it still does then.
         """
         operation, query = f"abort {upload.key}", {"uploadId": upload.upload_id}
         for turn in range(_ABORTS):
@@ -267,73 +250,93 @@ class S3Store:
                 if failed.failure.code in ("NoSuchUpload", "NoSuchKey", "404"):
                     return
                 raise failed.failure.error(operation) from failed
+        raise StoreError(
+            f"{operation}: the store still has the upload after {_ABORTS} aborts",
+            retry_after=_ABORTED_LATER,
+        )
 
-    async def list_multiparts(self, prefix: str) -> AsyncIterator[tuple[Multipart, float]]:
+    def list_multiparts(self, prefix: str) -> AsyncIterator[tuple[Multipart, float]]:
         """Every upload in progress whose key starts with `prefix`, and its start (Unix seconds)."""
-        own = self._settings.prefix
-        operation = f"list uploads of {prefix}"
-        parameters = {"Prefix": own + prefix}
-        while True:
-            answer = await self._calls.library(operation, "list_multipart_uploads", parameters)
-            for item in answer.get("Uploads", ()):
-                upload = Multipart(item["Key"].removeprefix(own), item["UploadId"])
-                yield upload, item["Initiated"].timestamp()
-            if not answer.get("IsTruncated"):
-                return
-            after = {
-                "KeyMarker": answer.get("NextKeyMarker", ""),
-                "UploadIdMarker": answer.get("NextUploadIdMarker", ""),
-            }
-            if after.items() <= parameters.items() or not after["KeyMarker"]:
-                raise understand(NotS3()).error(operation)  # it would go on for ever
-            parameters |= after
+        return self._lists.uploads(prefix)
 
     async def presign(self, key: str, expires: int) -> str | None:
         """A URL that GETs `key` without us for `expires` seconds (at most seven days)."""
         return self._calls.presign(key, expires)
 
-    async def move(self, source: str, target: str) -> None:
+    async def move(self, source: str, target: str, size: int) -> None:
         """Copy within the store, then delete the source. Repeating it is no error.
 
+        The source is deleted only when an object of `size` bytes has been seen at the target.
         CopyObject first: Google Cloud Storage copies any size by it and has nothing else. Where
         the store refuses the size (S3: above 5 GiB), it copies part by part.
         """
         operation = f"move {source} to {target}"
         info = await self.head(source)
         if info is None:
-            if await self.head(target) is None:
+            if not await self._has(target, size):
                 raise StoreError(f"{operation}: the source does not exist", retry_after=None)
             return
-        if not await self._copier.copy(operation, source, target):
+        if info.size != size:
+            text = f"{operation}: the source has {info.size} bytes where {size} were stored"
+            raise StoreError(text, retry_after=None)
+        if not await self._copier.copy(operation, info, target):
             upload = await self.create_multipart(target)
             try:
                 parts = await self._copier.copy_parts(operation, info, upload)
                 await self.complete_multipart(upload, parts)
             except BaseException:
-                await asyncio.shield(asyncio.ensure_future(self.abort_multipart(upload)))
+                await asyncio.shield(asyncio.ensure_future(self._give_up(upload)))
                 raise
         await self.delete(source)
+
+    async def _give_up(self, upload: Multipart) -> None:
+        try:
+            await self.abort_multipart(upload)
+        except StoreError as error:
+            log.warn("an upload could not be aborted; it is left in the store", reason=error)
 
     async def close(self) -> None:
         """Close the client and its connections."""
         await self._calls.close()
 
-    async def _has(self, key: str, size: int) -> bool:
-        with contextlib.suppress(StoreError):
-            info = await self.head(key)
-            return info is not None and info.size == size
-        return False
+    async def _has(self, key: str, size: int, *, once: bool = False) -> bool:
+        info = await self._calls.head(key, once=once)
+        return info is not None and info.size == size
 
-    async def _prove_bucket(self) -> None:
-        """An answer to HEAD does not tell a missing object from a missing bucket."""
-        if time.monotonic() - self._calls.succeeded > _PROOF:
-            await self.check()
+    async def _ask(self, question: str, function: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """The answer to what many may ask at once; see `Shared`."""
+        try:
+            return await self._shared.ask(question, function)
+        except TimeoutError:
+            # Of those who waited: our own calls turn theirs into `StoreError`.
+            raise StoreError(f"{question}: the store answers nobody who asks for this") from None
+
+
+def _is_conflict(error: StoreError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, Failed) and cause.failure.code in _CONFLICTS
+
+
+def _is_md5(sent: Sent, data: Buffer) -> bool:
+    """Whether the etag proves that the store has these very bytes, where that is cheap to see. It
+    may be something else, such as in a bucket that encrypts (Amazon S3, "Object", ETag)."""
+    return sent.size <= _MAX_MD5 and (
+        plain(sent.etag) == hashlib.md5(data, usedforsecurity=False).hexdigest()
+    )
+
+
+def _deleted(answer: Answer) -> bool:
+    """`NotS3` or `Refused` where it only looks like success."""
+    if answer.body.strip():
+        raise misleading(answer.body)
+    return True
 
 
 def _completed(body: bytes) -> bool:
-    """What is told behind a 200 may be an error (Amazon S3, "CompleteMultipartUpload")."""
+    """What is told behind a 200 may be an error (Amazon S3, "CompleteMultipartUpload"). False:
+    the object has not been seen yet."""
     try:
         parse(body, "CompleteMultipartUploadResult")
     except NotS3:
-        raise refused(500, body) from None
-    return True
+        raise misleading(body) from None
+    return False

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from epoch.config import S3Settings
 from epoch.metrics import metrics
-from epoch.store.s3_errors import Failure
+from epoch.store.base import ObjectInfo
+from epoch.store.s3_errors import Failure, NotS3, Unconfirmed, misleading
 from epoch.store.s3_http import Answer, HttpSession
 from epoch.store.s3_part import PartBody
-from epoch.store.s3_retry import ATTEMPTS, Failed, Retrier
+from epoch.store.s3_proxy import proxy_for
+from epoch.store.s3_read import info_of
+from epoch.store.s3_retry import Failed, Retrier
 from epoch.store.s3_sign import UNSIGNED, Signer, base_url
+from epoch.store.s3_xml import parse
 
 if TYPE_CHECKING:
     import aiohttp
@@ -25,21 +30,31 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_PROOF: Final = 5.0
+"""Seconds for which a success proves that the bucket is there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds. Every limit is for one attempt.
+    """Seconds. Every limit but `repeat` is for one attempt.
 
     `stall`: until the next piece of a body goes out or comes in. `answer`: until the answer, once
     the request is sent. `slow_answer`: the same for completing and for copying an object: "can
     take several minutes" (Google Cloud Storage, "Complete a multipart upload"). `check`: for
-    the whole check at start.
+    the whole check at start. `repeat`: how long a call is repeated after its first failure.
     """
 
     stall: float = 30.0
     answer: float = 60.0
     slow_answer: float = 900.0
     check: float = 8.0
+    repeat: float = 120.0
+
+    @property
+    def longest(self) -> float:
+        """What a call about a small object may take in all: its first attempt, the repetitions, the
+        last attempt, and a look at the bucket after a 404."""
+        return self.answer + self.repeat + self.answer + self.check
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +77,28 @@ class Request:
         return self.query is not None and "partNumber" in self.query
 
 
+class Sent(NamedTuple):
+    """A body that the store has taken: its size in bytes, and the etag it was given."""
+
+    size: int
+    etag: str
+
+
 class Calls:
     """Every call to the bucket of `settings`, over connections that are made when needed."""
 
     def __init__(self, settings: S3Settings, patience: Patience) -> None:
+        """`SettingsError`: the environment names a proxy that we cannot go through."""
         self._settings = settings
         self._patience = patience
-        self._signer = Signer(
-            base_url(settings), settings.access_key, settings.secret_key, settings.region
-        )
+        base = base_url(settings)
+        self._proxy = proxy_for(base)
+        self._signer = Signer(base, settings.access_key, settings.secret_key, settings.region)
         self._opened: HttpSession | None = None
         self._library: Library | None = None
         self._loading = asyncio.Lock()
-        self._retrier = Retrier()
-        self.succeeded = float("-inf")
-        """When a call last succeeded, in seconds of the monotonic clock."""
+        self._retrier = Retrier(patience.repeat)
+        self._succeeded = float("-inf")  # when a call last did, on the monotonic clock
 
     async def close(self) -> None:
         """Close the connections."""
@@ -93,14 +115,45 @@ class Calls:
 
     # Requests
 
-    async def find(self, operation: str, request: Request) -> Answer | None:
-        """The answer to a request; None where there is no such object."""
-        try:
-            return await self.attempt(request)
-        except Failed as failed:
-            if failed.failure.missing:
+    async def check(self, operation: str, *, once: bool) -> None:
+        """Prove that the bucket is there and may be listed; `StoreError` where it is not."""
+        # Not HeadBucket: an answer to HEAD has no body, so no error code.
+        query = {"list-type": "2", "prefix": self._settings.prefix, "max-keys": "1"}
+        await self.call(
+            operation,
+            Request("GET", query=query),
+            lambda body: parse(body, "ListBucketResult"),
+            silence=self._patience.check,
+            once=once,
+        )
+
+    async def find(
+        self, operation: str, request: Request, read: Callable[[Answer], _T], *, once: bool = False
+    ) -> _T | None:
+        """What `read` makes of the answer, as part of the attempt; None where there is no such
+        object."""
+
+        async def attempt() -> _T:
+            answer = await self._once(request)
+            if answer.status not in (200, 204):
+                raise NotS3(f"its status is {answer.status}")
+            return read(answer)
+
+        with _naming(operation):
+            try:
+                return await self._run(attempt, once=once)
+            except Failed as failed:
+                await self._prove_missing(failed)
                 return None
-            raise failed.failure.error(operation) from failed
+
+    async def head(self, key: str, *, once: bool = False) -> ObjectInfo | None:
+        """What is known of the object at `key`; None: there is none."""
+        return await self.find(
+            f"head {key}",
+            Request("HEAD", key),
+            lambda answer: info_of(key, answer.headers),
+            once=once,
+        )
 
     async def call(
         self,
@@ -111,45 +164,53 @@ class Calls:
         body: bytes | None = None,
         settled: Callable[[Failure], Awaitable[_T | None]] | None = None,
         silence: float | None = None,
-        attempts: int = ATTEMPTS,
+        once: bool = False,
     ) -> _T:
         """What `read` makes of the answer's body, as part of the attempt; `StoreError`, which
         begins with `operation`, when it failed.
 
-        `body`: of the request, signed too. `settled`: see `Retrier.run`. `silence`: the limit for
-        one attempt, in seconds.
+        `body`: of the request, signed too. `settled`, `once`: see `Retrier.run`. `silence`: the
+        limit for one attempt, in seconds.
         """
 
         async def attempt() -> _T:
             return read((await self._once(request, silence, body)).body)
 
-        try:
-            return await self._run(attempt, attempts, settled)
-        except Failed as failed:
-            raise failed.failure.error(operation) from failed
+        with _naming(operation):
+            return await self._run(attempt, once=once, settled=settled)
 
     async def attempt(self, request: Request) -> Answer:
         """The answer to a request, or `Failed`."""
         return await self._run(lambda: self._once(request))
 
     async def open(self, operation: str, request: Request) -> aiohttp.ClientResponse | None:
-        """A request whose answer is still to be read, and then to be closed; None where there is
-        no such object."""
+        """A request for an object, whose answer is still to be read, and then to be closed; None
+        where there is no such object."""
 
         async def attempt() -> aiohttp.ClientResponse:
             async with asyncio.timeout(self._patience.answer):
                 url, headers = self._sign(request)
-                return await self._session().open(request.method, url, headers)
+                response = await self._session().open(request.method, url, headers)
+            try:
+                info_of(request.key, response.headers)
+                if response.status != 200 and not request.headers:
+                    raise NotS3(f"its status is {response.status}")
+            except NotS3:
+                response.close()
+                raise
+            return response
 
-        try:
-            return await self._run(attempt)
-        except Failed as failed:
-            if failed.failure.missing:
+        with _naming(operation):
+            try:
+                return await self._run(attempt)
+            except Failed as failed:
+                await self._prove_missing(failed)
                 return None
-            raise failed.failure.error(operation) from failed
 
-    async def send(self, operation: str, request: Request, data: Buffer) -> tuple[int, Answer]:
-        """A request whose body is `data`. Returns the size and the answer.
+    async def send(
+        self, operation: str, request: Request, data: Buffer, *, once: bool = False
+    ) -> Sent:
+        """A request whose body is `data`, an object or a part of one.
 
         However it ends, no view of `data` is left then, and nothing sends from it.
         """
@@ -158,7 +219,7 @@ class Calls:
         with memoryview(data) as whole, whole.cast("B") as view:
             size = view.nbytes
 
-            async def attempt() -> Answer:
+            async def attempt() -> Sent:
                 nonlocal again
                 metrics.part_retries += again and request.is_part
                 again = True
@@ -173,44 +234,50 @@ class Calls:
                     try:
                         url, headers = self._sign(request)
                         headers["Content-Length"] = str(size)
-                        return await self._session().request(request.method, url, headers, body)
+                        answer = await self._session().request(request.method, url, headers, body)
                     finally:
                         await body.settle()
+                return Sent(size, _etag(answer))
 
-            try:
-                return size, await self._run(attempt)
-            except Failed as failed:
-                raise failed.failure.error(operation) from failed
+            with _naming(operation):
+                return await self._run(attempt, once=once)
+
+    async def confirm(self, key: str, size: int, etag: str | None = None) -> None:
+        """Look whether an object of that size, and with that etag, is at `key`: what is not shown
+        is not stored, whatever was answered before. Else `Unconfirmed`."""
+        info = await self.head(key)
+        if info is None or info.size != size:
+            raise Unconfirmed
+        if etag is not None and plain(info.etag) != plain(etag):
+            raise Unconfirmed
+
+    async def repeat(self, operation: str, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        """The result of an attempt that makes calls of its own, repeated where it is `Unconfirmed`
+        what they have done."""
+        with _naming(operation):
+            return await self._run(attempt)
 
     # What stays with aiobotocore
 
     async def library(
         self,
-        operation: str,
         method: str,
         parameters: Mapping[str, Any],
+        read: Callable[[Any], _T],
         *,
-        silence: float | None = None,
-    ) -> Any:
-        """Call a method of aiobotocore's client."""
-        try:
-            return await self.attempt_library(method, parameters, silence=silence)
-        except Failed as failed:
-            raise failed.failure.error(operation) from failed
-
-    async def attempt_library(
-        self, method: str, parameters: Mapping[str, Any], *, silence: float | None = None
-    ) -> Any:
-        """The same, but raises `Failed`."""
+        silence: float,
+    ) -> _T:
+        """What `read` makes of what a method of aiobotocore's client gives, as part of the attempt;
+        `Failed` when it failed."""
         async with self._loading:
             if self._library is None:
                 module = await asyncio.to_thread(_load_library)
                 self._library = module.Library(self._settings, self._session())
         library = self._library
 
-        async def attempt() -> Any:
-            async with asyncio.timeout(silence or self._patience.answer):
-                return await library.call(method, dict(parameters))
+        async def attempt() -> _T:
+            async with asyncio.timeout(silence):
+                return read(await library.call(method, dict(parameters)))
 
         return await self._run(attempt)
 
@@ -228,7 +295,7 @@ class Calls:
 
     def _session(self) -> HttpSession:
         if self._opened is None:
-            self._opened = HttpSession(self._settings)
+            self._opened = HttpSession(self._settings, self._proxy)
         return self._opened
 
     def _sign(self, request: Request, payload: str = UNSIGNED) -> tuple[str, dict[str, str]]:
@@ -239,12 +306,47 @@ class Calls:
     async def _run(
         self,
         attempt: Callable[[], Awaitable[_T]],
-        attempts: int = ATTEMPTS,
+        *,
+        once: bool = False,
         settled: Callable[[Failure], Awaitable[_T | None]] | None = None,
     ) -> _T:
-        result = await self._retrier.run(attempt, attempts=attempts, settled=settled)
-        self.succeeded = time.monotonic()
+        result = await self._retrier.run(attempt, once=once, settled=settled)
+        self._succeeded = time.monotonic()
         return result
+
+    async def _prove_missing(self, failed: Failed) -> None:
+        """Return where there is no such object; else raise `failed`, or what is wrong with the
+        bucket: without S3's own code, a 404 may also be a missing bucket's, or another server's."""
+        if not failed.failure.missing:
+            raise failed
+        proved = time.monotonic() - self._succeeded <= _PROOF
+        if failed.failure.code != "NoSuchKey" and not proved:
+            await self.check(f"open bucket {self._settings.bucket}", once=False)
+
+
+@contextlib.contextmanager
+def _naming(operation: str) -> Iterator[None]:
+    """Make `Failed` the error that the rest of Epoch gets to see."""
+    try:
+        yield
+    except Failed as failed:
+        raise failed.failure.error(operation) from failed
+
+
+def plain(etag: str) -> str:
+    """An etag without its quotes, which some stores send in one answer and not in the other."""
+    return etag.removeprefix("W/").strip('"')
+
+
+def _etag(answer: Answer) -> str:
+    """The etag of an object or part that was sent. `NotS3`: the answer, though of success, is not
+    what a store says that has taken it (Amazon S3, "PutObject", "UploadPart")."""
+    if answer.body.strip():
+        raise misleading(answer.body)
+    etag = answer.headers.get("ETag")
+    if not etag:
+        raise NotS3("it lacks ETag")
+    return etag
 
 
 def _load_library() -> Any:

@@ -1,4 +1,4 @@
-"""The few calls that stay with aiobotocore: copies, and the list of uploads.
+"""The few calls that stay with aiobotocore: copies.
 
 To be imported where one of them is to be made, and not before: that takes 0.2 s and 20 MB. What
 is frequent is signed and read by ourselves (`s3_calls`), over the same connections.

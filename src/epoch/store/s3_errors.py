@@ -70,6 +70,9 @@ _HOPELESS: Final = frozenset(
         "NotImplemented",
     }
 )
+_FINAL: Final = frozenset({501, 507})
+"""Not Implemented, Insufficient Storage: the store works, and will say the same again."""
+
 _ELSEWHERE: Final = "the bucket lives at another address: set EPOCH_S3_ENDPOINT and EPOCH_S3_REGION"
 
 _CODE: Final = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
@@ -90,7 +93,12 @@ class Refused(Exception):
 
 
 class NotS3(Exception):
-    """The store's answer is not what an S3 store would say."""
+    """The store's answer is not what an S3 store would say. The argument: what is wrong with it, in
+    our own words, or nothing."""
+
+
+class Unconfirmed(Exception):
+    """The store said that an object is stored, but does not show it as it was written."""
 
 
 class TooLarge(Exception):
@@ -105,6 +113,14 @@ def refused(status: int, body: bytes) -> Refused:
     """What an answer with that status and that body means."""
     code = _CODE.search(body)
     return Refused(status, code[1].decode() if code else "")
+
+
+def misleading(body: bytes) -> Exception:
+    """What a status of success means with a body that does not belong there: the error that it
+    names (Amazon S3, "CopyObject": "a 200 OK response can contain either a success or an error"),
+    else something that is no S3 store."""
+    error = refused(200, body)
+    return error if error.code else NotS3("its body is not the one that belongs there")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +168,9 @@ def understand(error: Exception) -> Failure:
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         text = "no TLS with the store: check EPOCH_S3_ENDPOINT and EPOCH_S3_SECURE"
         return Failure("", text, transient=False)
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        text = "the proxy does not lead to the store: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+        return Failure("", text, transient=True)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         text = "the store's host name is not found: check EPOCH_S3_ENDPOINT"
         return Failure("", text, transient=True)
@@ -160,7 +179,13 @@ def understand(error: Exception) -> Failure:
         text = f"cannot connect to the store ({reason}): check EPOCH_S3_ENDPOINT"
         return Failure("", text, transient=True)
     if isinstance(error, aiohttp.ClientResponseError | NotS3):
-        return Failure("", "the answer is not that of an S3 store", transient=True, lost=True)
+        text = "the answer is not that of an S3 store"
+        if isinstance(error, NotS3) and error.args:
+            text += f": {error.args[0]}"
+        return Failure("", text, transient=True, lost=True)
+    if isinstance(error, Unconfirmed):
+        text = "the store took the object, but does not show it as it was written"
+        return Failure("", text, transient=True, lost=True)
     if isinstance(error, aiohttp.ClientError | OSError):
         return Failure("", "the connection to the store broke", transient=True, lost=True)
     return Failure("", f"unexpected {type(error).__name__}", transient=False, lost=True)
@@ -170,7 +195,10 @@ def _answered(error: Refused) -> Failure:
     status = error.status
     code = error.code or str(status)
     throttled = status == 429 or code in _THROTTLED
-    transient = throttled or code in _TRANSIENT or (status >= 500 and status != 501)
+    # 200: the error is in the body of a success, so only its code says what it is.
+    failing = status == 200 or (status >= 500 and status not in _FINAL)
+    known = code in _ADVICE or code in _MISSING
+    transient = throttled or code in _TRANSIENT or (failing and not known)
     advice = _ADVICE.get(code)
     if advice is None and 300 <= status < 400:
         advice = _ELSEWHERE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -34,6 +33,7 @@ _CA_FILE: Final = "AWS_CA_BUNDLE"
 class Answer:
     """What the store answered, read to its end."""
 
+    status: int
     headers: Mapping[str, str]
     """By name in any case."""
     body: bytes
@@ -50,11 +50,9 @@ class HttpSession:
     raises `Refused`.
     """
 
-    def __init__(self, settings: S3Settings) -> None:
-        """To be called within the loop."""
-        scheme = "https" if settings.secure else "http"
-        by_proxy = not urllib.request.proxy_bypass(settings.endpoint)
-        self._proxy = urllib.request.getproxies().get(scheme) if by_proxy else None
+    def __init__(self, settings: S3Settings, proxy: str | None) -> None:
+        """To be called within the loop. `proxy`: the URL of what all requests go through."""
+        self._proxy = proxy
         trusted = os.environ.get(_CA_FILE) if settings.secure else None
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -70,7 +68,7 @@ class HttpSession:
             auto_decompress=False,
             read_bufsize=_READ_BUFFER,
         )
-        # No public switch; `test_reset_for_ever_takes_four_attempts` notices when it goes.
+        # No public switch; `test_a_request_is_never_sent_twice_by_aiohttp` notices when it goes.
         self._session._retry_connection = False
 
     async def close(self) -> None:
@@ -88,7 +86,8 @@ class HttpSession:
         """A request that is signed already. `TooLarge`: the answer has more than `limit` bytes."""
         response = await self.open(method, url, headers, body)
         try:
-            return Answer(response.headers, await _read(response, limit))
+            content = await _read(response, limit)
+            return Answer(response.status, response.headers, content)
         finally:
             response.close()
 

@@ -19,12 +19,19 @@ _WORTH_A_CONNECTION: Final = 1024 * 1024
 
 
 def info_of(key: str, headers: Mapping[str, str]) -> ObjectInfo:
-    """From the header of the answer to a HEAD or a GET of the whole object."""
+    """From the header of the answer to a HEAD or a GET of the whole object.
+
+    `NotS3` where it lacks a field that every store sends: whatever answered, such as a proxy with a
+    page of its own, it was not the store, and what it said is no object.
+    """
     try:
-        size, modified = int(headers["Content-Length"]), _seconds(headers["Last-Modified"])
-    except (KeyError, ValueError):
-        raise understand(NotS3()).error(f"read {key}") from None
-    return ObjectInfo(key, size, headers.get("ETag", ""), modified)
+        size, etag = int(headers["Content-Length"]), headers["ETag"]
+        modified = _seconds(headers["Last-Modified"])
+    except KeyError as error:
+        raise NotS3(f"it lacks {error.args[0]}") from None
+    except ValueError:
+        raise NotS3("its size or date is none") from None
+    return ObjectInfo(key, size, etag, modified)
 
 
 @lru_cache(maxsize=1024)
@@ -55,7 +62,7 @@ class S3Reader:
         stop: int | None,
         stall: float,
     ) -> None:
-        info = info_of(key, response.headers)
+        info = info_of(key, response.headers)  # which has worked before
         self._expected = info.size
         self._stall = stall
         self._response = response

@@ -92,7 +92,7 @@ class Closer:
         if digest.algorithm != "sha256":
             # Where we die behind the move, there is nothing left to look at.
             await held.advance(session.next(verified=str(digest)))
-        await self._store.move(source, keys.blob(digest))
+        await self._store.move(source, keys.blob(digest), session.offset)
 
     async def _complete(self, session: Session, upload: Multipart) -> None:
         parts = list(session.parts)

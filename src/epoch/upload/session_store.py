@@ -165,9 +165,9 @@ class Sessions:
         requests that died; its last generation stays, as a marker."""
         try:
             if upload is not None:
-                await self.store.abort_multipart(upload)
+                await self._abort(upload)
             async for left, _ in self.store.list_multiparts(session.data_key):
-                await self.store.abort_multipart(left)
+                await self._abort(left)
             keys = [
                 info.key
                 async for info in self.store.list(session.folder)
@@ -177,6 +177,13 @@ class Sessions:
             log.warn("an ended upload is left in the store", upload=session.id, reason=error)
         else:
             await self.delete(keys)
+
+    async def _abort(self, upload: Multipart) -> None:
+        try:
+            await self.store.abort_multipart(upload)
+        except StoreError as error:
+            # The rest goes all the same, and garbage collection takes this one.
+            log.warn("an upload could not be aborted; it is left in the store", reason=error)
 
     async def delete(self, keys: Iterable[str]) -> None:
         """Delete what is not needed any more."""

@@ -15,7 +15,7 @@ from typing import Final
 from epoch.concurrently import for_each
 from epoch.registry.garbage.batches import batches
 from epoch.registry.garbage.report import Progress, Report
-from epoch.store.base import Multipart, Store
+from epoch.store.base import Multipart, Store, StoreError
 
 _PREFIX: Final = "_uploads/"
 _SESSION: Final = re.compile(r"_uploads/([0-9a-f]{32})/.+")
@@ -26,7 +26,10 @@ async def collect_uploads(
     store: Store, report: Report, progress: Progress, *, lifetime: float, dry_run: bool
 ) -> None:
     """Remove sessions without a change for `lifetime` seconds, and abort multipart uploads that
-    began so long ago and belong to no session: a single push must not take longer than that."""
+    began so long ago and belong to no session: a single push must not take longer than that.
+
+    One that cannot be aborted holds up no other; its error is raised at the end.
+    """
     oldest = time.time() - lifetime
     alive: set[str] = set()
     async for session, newest in _sessions(store):
@@ -39,19 +42,27 @@ async def collect_uploads(
         if not dry_run:
             await for_each(store.delete, objects)
 
+    failures: list[StoreError] = []
+
     async def abort(upload: Multipart) -> None:
         found = _SESSION.fullmatch(upload.key)
         objects = {} if found is None else await _objects(store, found[1])
         if max(objects.values(), default=0.0) > oldest:
             return
-        report.multiparts += 1
-        if not dry_run:
-            await store.abort_multipart(upload)
+        try:
+            if not dry_run:
+                await store.abort_multipart(upload)
+        except StoreError as error:
+            failures.append(error)
+        else:
+            report.multiparts += 1
 
     for prefix in ("blobs/", _PREFIX):
         found = _left_behind(store, prefix, oldest, alive)
         async for batch in batches(found, _BATCH):
             await for_each(abort, batch)
+    if failures:
+        raise failures[0]
 
 
 async def _sessions(store: Store) -> AsyncIterator[tuple[str, float]]:
