@@ -156,6 +156,9 @@ class S3Store:
             return isinstance(cause, Failed) and cause.failure.code in _CONFLICTS
         return False
 
+    async def make_durable(self, keys: Sequence[str]) -> None:
+        """Nothing to do: what a bucket shows is durable."""
+
     async def delete(self, key: str) -> None:
         """Remove the object; that there is none is no error."""
         await self._calls.find(f"delete {key}", Request("DELETE", key))
@@ -221,6 +224,9 @@ class S3Store:
         if (etag := answer.headers.get("ETag")) is None:
             raise understand(NotS3()).error(operation)
         return Part(number, size, etag)
+
+    async def sync_parts(self, upload: Multipart) -> None:
+        """Nothing to do: a part that a bucket has acknowledged is durable."""
 
     async def complete_multipart(self, upload: Multipart, parts: Sequence[Part]) -> None:
         """Make the object visible. Safe to repeat.
