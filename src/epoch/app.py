@@ -255,7 +255,7 @@ def open_store(settings: StoreSettings) -> Store:
     if settings.s3 is None:
         from epoch.store.directory import DirectoryStore
 
-        return DirectoryStore(settings.data_dir)
+        return DirectoryStore(settings.data_dir, create=settings.create)
     from epoch.store.s3 import S3Store
 
     return S3Store(settings.s3)
