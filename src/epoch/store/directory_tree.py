@@ -35,9 +35,10 @@ class Tree:
     def __init__(self, fsync: bool) -> None:
         self.fsync = fsync
         self._synced: dict[str, int] = {}
-        """Folders whose name is durable in the folder above, with their inode: they are many
-        levels above most objects, and would cost an fsync each. One that another process removed
-        and made again has another inode."""
+        """Folders whose name is durable in the folder above, with their inode: most objects have
+        several above them, which would cost an fsync each. One that another process removed and
+        made again has another inode; where it gets the same one, by chance, it lasts because
+        journals keep the order: the fsync of the folder itself includes that it was made."""
 
     def sync(self, root: int, folders: Iterable[str]) -> None:
         """Make the entries of these folders durable, and the folders themselves up to the root.
