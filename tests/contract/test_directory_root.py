@@ -102,12 +102,17 @@ def replace_by_another(root: Path) -> None:
 
 
 def replace_by_the_next(root: Path) -> None:
-    """Removed, and made again by a server that was started since; often with the same inodes."""
+    """Removed, and made again by a server that was started since."""
     shutil.rmtree(root)
     root.mkdir()
     (root / "_identity").write_text("0" * 32 + "\n")
     (root / "a").mkdir()
     (root / "a" / "b").write_bytes(b"other")
+
+
+def replace_by_the_next_with_the_same_inodes(root: Path) -> None:
+    """A file system gives the numbers of what was removed to what is made next."""
+    (root / "_identity").write_text("0" * 32 + "\n")
 
 
 def open_paths() -> list[str]:
@@ -134,6 +139,7 @@ WAYS = [
     replace_by_a_file,
     replace_by_another,
     replace_by_the_next,
+    replace_by_the_next_with_the_same_inodes,
 ]
 
 

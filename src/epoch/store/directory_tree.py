@@ -21,7 +21,10 @@ from epoch.store.directory_names import TMP
 
 _TURNS: Final = 100
 """How often a directory is made again that `remove_empty` takes away in the same instant."""
-_REMEMBERED: Final = 10_000
+_SYNCED: Final = stat.S_ISVTX
+"""Of a folder's permissions: its name is durable in the folder above. Most objects have several
+folders above them, which would cost an fsync each, and no process can know what others have synced,
+removed and made again. It is set after the fsync, so it is never there without it."""
 
 
 def above(path: str) -> str:
@@ -30,15 +33,10 @@ def above(path: str) -> str:
 
 
 class Tree:
-    """The changes of one process. `fsync`: whether they are to outlive a power cut."""
+    """Changes to the directory. `fsync`: whether they are to outlive a power cut."""
 
     def __init__(self, fsync: bool) -> None:
         self.fsync = fsync
-        self._synced: dict[str, int] = {}
-        """Folders whose name is durable in the folder above, with their inode: most objects have
-        several above them, which would cost an fsync each. One that another process removed and
-        made again has another inode; where it gets the same one, by chance, it lasts because
-        journals keep the order: the fsync of the folder itself includes that it was made."""
 
     def sync(self, root: int, folders: Iterable[str]) -> None:
         """Make the entries of these folders durable, and the folders themselves up to the root.
@@ -50,18 +48,8 @@ class Tree:
         for folder in folders:
             files.sync_folder(root, folder)
             while folder:
-                inode = _inode(root, folder)
-                if inode is None or self._synced.get(folder) != inode:
-                    files.sync_folder(root, above(folder))
-                    self._remember(folder, inode)
+                _sync_name(root, folder)
                 folder = above(folder)
-
-    def _remember(self, folder: str, inode: int | None) -> None:
-        self._synced.pop(folder, None)
-        if inode is not None:
-            if len(self._synced) >= _REMEMBERED:
-                self._synced.clear()
-            self._synced[folder] = inode
 
     def sync_file(self, root: int, path: str) -> None:
         """Make the bytes of a file durable, and its name."""
@@ -115,7 +103,7 @@ class Tree:
                 self.sync(root, [above(target)])
                 raise
             except FileNotFoundError:
-                if turn == _TURNS - 1 or _inode(root, source) is None:
+                if turn == _TURNS - 1 or not _exists(root, source):
                     raise
                 make_folders(root, above(target))
         self.sync(root, [above(target)])
@@ -155,7 +143,6 @@ class Tree:
         with contextlib.suppress(OSError):
             while len(folder) > len(keep):
                 os.rmdir(folder, dir_fd=root)
-                self._synced.pop(folder, None)
                 folder = above(folder)
 
 
@@ -174,11 +161,31 @@ def make_folders(root: int, folder: str) -> None:
             return
 
 
-def _inode(root: int, path: str) -> int | None:
+def _sync_name(root: int, folder: str) -> None:
+    """Make it durable that a folder is there, or that it is gone."""
     try:
-        return os.stat(path, dir_fd=root, follow_symlinks=False).st_ino
+        if os.stat(folder, dir_fd=root).st_mode & _SYNCED:
+            return
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
     except files.MISSING:
-        return None
+        files.sync_folder(root, above(folder))
+        return
+    try:
+        files.sync_folder(root, above(folder))
+        # By its descriptor: another process may just make a new one of that name. Where the file
+        # system has no such bit, the folder above is synced each time.
+        with contextlib.suppress(OSError):
+            os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | _SYNCED)
+    finally:
+        os.close(fd)
+
+
+def _exists(root: int, path: str) -> bool:
+    try:
+        os.stat(path, dir_fd=root, follow_symlinks=False)
+    except files.MISSING:
+        return False
+    return True
 
 
 def _size(root: int, path: str) -> int | None:
