@@ -308,7 +308,7 @@ def open_store(settings: StoreSettings) -> Store:
     if settings.s3 is None:
         from epoch.store.directory import DirectoryStore
 
-        return DirectoryStore(settings.data_dir)
+        return DirectoryStore(settings.data_dir, create=settings.create)
     from epoch.store.s3 import S3Store
     from epoch.store.s3_calls import Patience
 

@@ -88,6 +88,10 @@ class StoreSettings:
     data_dir: Path = Path("epoch-data")
     """The directory store's root; made when missing. Not touched when `s3` is set."""
 
+    create: bool = True
+    """Make `data_dir` when missing. False for a worker that takes the place of another one: where
+    the directory is missing then, its disk is not mounted."""
+
     s3: S3Settings | None = None
     """The bucket, or None for the directory store."""
 

@@ -42,7 +42,7 @@ def small_files() -> Iterator[int]:
 
 
 BAD_KEYS = ["", "/", "a//b", "../x", "a/../../x", "a/..", ".", "a/./b", "/etc/x", "a/", "a\0b"]
-INTERNAL_KEYS = ["_tmp/x", "_multipart/x", "_tmp", "_multipart"]
+INTERNAL_KEYS = ["_tmp/x", "_multipart/x", "_tmp", "_multipart", "_identity", "_identity/x"]
 
 
 @pytest.mark.parametrize("key", BAD_KEYS + INTERNAL_KEYS)
@@ -89,7 +89,7 @@ async def test_nothing_is_left_behind(store: DirectoryStore, tmp_path: Path) -> 
     await store.move("a/b/c", "i/j", 1)
     await store.delete("i/j")
     await store.delete("d/e")
-    assert tree(tmp_path / "store") == ["_multipart", "_tmp"]
+    assert tree(tmp_path / "store") == ["_identity", "_multipart", "_tmp"]
 
 
 async def test_survives_a_restart(store: DirectoryStore, tmp_path: Path) -> None:

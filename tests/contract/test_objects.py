@@ -247,6 +247,52 @@ async def test_odd_keys(store: Store) -> None:
     assert await store.get("moved", 100) == made[1].encode()
 
 
+@pytest.mark.parametrize("first", [0, 1], ids=["object-first", "folder-first"])
+async def test_an_object_and_a_folder_of_one_name(store: Store, first: int) -> None:
+    """A tag `t` of a repository `x`, and a repository `x/t.json`."""
+    made = [
+        "manifests/x/t-1.json",
+        "manifests/x/t.json",
+        "manifests/x/t.json.json",
+        "manifests/x/t.json/_digests/sha256-00.json",
+        "manifests/x/t.json/v.json",
+        "manifests/x/t.json/v.json/w.json",
+        "manifests/x/t.jsonl/v.json",
+    ]
+    order = [made[1], *made[:1], *made[2:]] if first == 0 else made[::-1]
+    for key in order:
+        if "_digests" in key:  # SeaweedFS mostly fails to complete one where a folder is
+            upload = await store.create_multipart(key)
+            part = await store.put_part(upload, 1, 0, key.encode())
+            assert [found.key async for found, _ in store.list_multiparts(key)] == [key]
+            await store.complete_multipart(upload, [part])
+        else:
+            await store.put(key, key.encode())
+    # SeaweedFS orders component by component.
+    found = await keys(store)
+    assert sorted(found) == sorted(made)
+    assert found == sorted(made, key=str.encode) or not isinstance(store, DirectoryStore)
+    for number, key in enumerate(found):
+        assert await store.get(key, 100) == key.encode()
+        is_folder = any(other.startswith(f"{key}/") for other in made)
+        if isinstance(store, DirectoryStore) or not is_folder:  # SeaweedFS: see `Store.list`
+            assert await keys(store, "manifests/", key) == found[number + 1 :]
+    assert [info.key async for info in store.list_folder("manifests/x/")] == made[:3]
+    assert sorted(await store.names("manifests/x/t.json/")) == ["v.json"]
+    assert await keys(store, "manifests/x/t.json/") == [
+        key for key in found if key.startswith("manifests/x/t.json/")
+    ]
+    assert await store.head("manifests/x") is None
+    await store.move("manifests/x/t.json/v.json", "manifests/x/t.json/u.json", 25)
+    await store.delete("manifests/x/t.json")
+    assert await store.head("manifests/x/t.json") is None
+    assert await store.head("manifests/x/t.json/u.json") is not None
+    await store.put("manifests/x/t.json", b"again")
+    for key in [*await keys(store, "manifests/x/t.json/")]:
+        await store.delete(key)
+    assert await store.get("manifests/x/t.json", 10) == b"again"
+
+
 async def test_presigned_url(store: Store) -> None:
     data = noise(100_000)
     await store.put("blobs/sha256/cc", data)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -28,12 +29,15 @@ NOWHERE = S3Settings(
 
 
 def fails(
-    store: S3Settings | Path, addr: str = "127.0.0.1:0", **variables: str
+    store: S3Settings | Path,
+    addr: str = "127.0.0.1:0",
+    before: Sequence[str] = (),
+    **variables: str,
 ) -> tuple[str, float]:
-    """The line that the start fails with, and its seconds."""
+    """The line that the start fails with, and its seconds. `before`: words before the command."""
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "epoch", "serve", "--addr", addr],
+        [*before, sys.executable, "-m", "epoch", "serve", "--addr", addr],
         env=environment(store, variables),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -143,6 +147,19 @@ def test_what_the_store_answers(status: int, body: bytes, advice: str) -> None:
         line, seconds = fails(replace(NOWHERE, endpoint=f"127.0.0.1:{port}"))
     assert advice in line
     assert seconds < 8
+
+
+@pytest.mark.parametrize("call", ["link", "flock", "fsync"])
+def test_a_file_system_without(call: str, tmp_path: Path) -> None:
+    """As with SMB, gcsfuse and some NFS: it must not be the first push that finds it out."""
+    refused = f"inject={call}{'at' if call == 'link' else ''}:error=EOPNOTSUPP"
+    before = ["strace", "-D", "-f", "-q", "-o", "/dev/null", "-e", refused, "--"]
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace")
+    line, _ = fails(tmp_path / "store", before=before)
+    assert f"refuses {call}(2)" in line
+    assert "Operation not supported" in line
+    assert "another file system, or a bucket" in line
 
 
 def test_port_in_use(tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ class Aged:
     async def put_new(self, key: str, data: Buffer) -> bool:
         return await self.inner.put_new(key, data)
 
+    async def make_durable(self, keys: Sequence[str]) -> None:
+        await self.inner.make_durable(keys)
+
     async def delete(self, key: str) -> None:
         await self.inner.delete(key)
         self.ages.pop(key, None)
@@ -80,6 +83,9 @@ class Aged:
 
     async def put_part(self, upload: Multipart, number: int, offset: int, data: Buffer) -> Part:
         return await self.inner.put_part(upload, number, offset, data)
+
+    async def sync_parts(self, upload: Multipart) -> None:
+        await self.inner.sync_parts(upload)
 
     async def complete_multipart(self, upload: Multipart, parts: Sequence[Part]) -> None:
         await self.inner.complete_multipart(upload, parts)

@@ -11,7 +11,7 @@ from epoch.store.base import Store, StoreError
 
 _CALLS: Final = frozenset(
     {"head", "get", "fetch", "names", "put", "put_new", "delete", "create_multipart", "put_part"}
-    | {"complete_multipart", "abort_multipart", "move"}
+    | {"complete_multipart", "abort_multipart", "move", "make_durable", "sync_parts"}
 )
 
 

@@ -38,6 +38,8 @@ class Catalog:
         key = _marker(repository)
         if await self._store.head(key) is None:
             await self._store.put(key, b"")
+        else:
+            await self._store.make_durable([key])
 
     async def has(self, repository: str) -> bool:
         """Whether anything was pushed to the repository, and not all of it deleted."""

@@ -61,6 +61,8 @@ async def check_present(
             f"the manifest references {len(unknown)} blobs or manifests that are not here",
             detail=[{"digest": name} for name in unknown[:MAX_NAMED]],
         )
+    # Children lie in the folder that the manifest is written to, and are made durable with it.
+    await store.make_durable([*map(keys.blob, (*found.blobs, *found.untyped))])
 
 
 async def confirm_present(

@@ -136,6 +136,14 @@ class Store(Protocol):
         writers are at it in the same instant.
         """
 
+    async def make_durable(self, keys: Sequence[str]) -> None:
+        """Return once these objects, as they are visible now, outlive a power cut.
+
+        To be called before a client is told that something is stored which was found and not just
+        written: whoever wrote it may have died before it was durable. What this store itself
+        returns from is durable already; so is all that can be seen, where the store is a bucket.
+        """
+
     async def delete(self, key: str) -> None:
         """Remove the object; that there is none is no error."""
 
@@ -144,7 +152,8 @@ class Store(Protocol):
 
         That is bytewise UTF-8, but for SeaweedFS, which orders component by component: there
         `a/b` comes before `a-b`. Keys that differ in their last component only are in bytewise
-        order everywhere. `after`: a key that a list gave, or one beside those.
+        order everywhere. `after`: a key that a list gave, or one beside those; SeaweedFS also
+        leaves out what lies below `after`, where it is a folder too.
         """
 
     def list_folder(self, prefix: str) -> AsyncIterator[ObjectInfo]:
@@ -163,6 +172,13 @@ class Store(Protocol):
 
         Sent again from `data` on a transient failure. When this returns, raises or is cancelled,
         nothing can still send from `data`, and no view of it is left.
+        """
+
+    async def sync_parts(self, upload: Multipart) -> None:
+        """Return once all parts that were acknowledged outlive a power cut.
+
+        To be called before a client is told that it need not send their bytes again: else only
+        `complete_multipart` makes them durable.
         """
 
     async def complete_multipart(self, upload: Multipart, parts: Sequence[Part]) -> None:

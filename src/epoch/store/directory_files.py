@@ -1,4 +1,8 @@
-"""What the directory store does to files: durable writes, renames, removals; blocking calls."""
+"""What the directory store does to single files: blocking calls.
+
+Every path is relative to an open descriptor of the root, `root`: whatever happens to the mount or
+to the directory's name meanwhile, the call stays within the directory that was opened.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from typing import Final
 
@@ -19,6 +24,8 @@ _ADVICE: Final = {
     errno.EDQUOT: ("the disk quota is used up: free some space or raise it", 60.0),
     errno.EROFS: ("the file system is read-only: check the disk and its mount", None),
     errno.EIO: ("the disk failed: see the kernel's log", None),
+    errno.ESTALE: ("the file system is gone: mount it again", 5.0),
+    errno.ENOTCONN: ("the file system is gone: mount it again", 5.0),
     errno.EACCES: ("permission denied: the directory must belong to the registry's user", None),
     errno.EPERM: ("permission denied: the directory must belong to the registry's user", None),
     errno.EMFILE: ("too many open files: raise the limit (ulimit -n)", 1.0),
@@ -32,13 +39,27 @@ _ADVICE: Final = {
 }
 
 _DENIED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_NO_UPLOAD: Final = "no such upload: it was aborted or has expired"
+
+
+class Refused(Exception):
+    """What is wrong and what to do, without the operation: `explained` puts that before it.
+
+    `retry_after`: as in `StoreError`.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 @contextlib.contextmanager
 def explained(operation: str) -> Iterator[None]:
-    """Turn an `OSError` into a `StoreError` that says what to do."""
+    """Turn a failure into a `StoreError` that names the operation and says what to do."""
     try:
         yield
+    except Refused as error:
+        raise StoreError(f"{operation}: {error}", retry_after=error.retry_after) from error
     except OSError as error:
         text, retry_after = _ADVICE.get(error.errno or 0, (error.strerror or "I/O error", None))
         raise StoreError(
@@ -46,65 +67,75 @@ def explained(operation: str) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: str, data: bytes | memoryview, fsync: bool) -> None:
-    """Write a new file, durably if so asked. Its directory is not synced: it is to be renamed."""
-    fd = _create(path)
+def open_object(root: int, path: str) -> tuple[int, os.stat_result] | None:
+    """Open a regular file for reading, or None where there is none."""
     try:
-        write_at(fd, 0, data)
-        if fsync:
-            os.fsync(fd)
+        # O_NONBLOCK: a fifo that somebody put there must not hold the loop.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=root)
+    except MISSING:
+        return None
+    try:
+        status = os.fstat(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        return None
+    return fd, status
+
+
+def read_whole(root: int, path: str, limit: int) -> bytes | None:
+    """A whole file, or None where there is none or where it is larger than `limit` bytes."""
+    opened = open_object(root, path)
+    if opened is None:
+        return None
+    fd, status = opened
+    try:
+        return read_at(fd, 0, status.st_size) if status.st_size <= limit else None
     finally:
         os.close(fd)
 
 
-def create(path: str) -> None:
-    """Make a new empty file, and the directories above it."""
-    os.close(_create(path))
+def create(root: int, path: str) -> int:
+    """Open a new file for writing. FileNotFoundError: its directory is missing."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=root)
 
 
-def _create(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    while True:
-        try:
-            return os.open(path, flags, 0o644)
-        except FileNotFoundError:
-            # The directory is made when it is missed; `remove_empty` may take it away in between.
-            with contextlib.suppress(FileNotFoundError):
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-
-
-def write_into(path: str, offset: int, data: memoryview) -> None:
-    """Write `data` at `offset` of a file that exists; `StoreError` where it does not."""
+def write_into(root: int, path: str, offset: int, data: memoryview) -> None:
+    """Write `data` at `offset` of a multipart upload's file; `Refused` where there is none."""
+    # Open for reading as well: NFS takes LOCK_SH for nothing else (flock(2)).
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC, dir_fd=root)
     except FileNotFoundError:
-        raise StoreError(
-            "put part: no such upload: it was aborted or has expired", retry_after=None
-        ) from None
+        raise Refused(_NO_UPLOAD) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
-        if not _is_at(path, fd):
-            raise StoreError("put part: the upload has been completed", retry_after=None)
+        if not _is_at(root, path, fd):
+            raise Refused("the upload has been completed")
         write_at(fd, offset, data)
     finally:
         os.close(fd)
 
 
-def drain(path: str) -> None:
+def drain(root: int, path: str, fsync: bool) -> None:
     """Wait until nobody, in whatever process, writes into a file that was renamed to `path`."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Open for writing: NFS takes LOCK_EX for nothing else (flock(2)).
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC, dir_fd=root)
     except FileNotFoundError:
         return  # moved on already
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
+        if fsync:
+            os.fsync(fd)  # what was written since `finish`
     finally:
         os.close(fd)
 
 
-def _is_at(path: str, fd: int) -> bool:
+def _is_at(root: int, path: str, fd: int) -> bool:
     try:
-        found = os.stat(path)
+        found = os.stat(path, dir_fd=root)
     except FileNotFoundError:
         return False
     return os.path.samestat(found, os.fstat(fd))
@@ -120,7 +151,7 @@ def write_at(fd: int, offset: int, data: bytes | memoryview) -> None:
 
 
 def read_at(fd: int, offset: int, count: int) -> bytes:
-    """`count` bytes at `offset`; `StoreError` where the file has become shorter than that."""
+    """`count` bytes at `offset`; `Refused` where the file has become shorter than that."""
     data = os.pread(fd, count, offset)
     if len(data) == count:
         return data
@@ -130,19 +161,17 @@ def read_at(fd: int, offset: int, count: int) -> bytes:
         data = os.pread(fd, count, offset)
         chunks.append(data)
     if not data:
-        raise StoreError("read: the file ended early: something else has cut it", retry_after=None)
+        raise Refused("the file ended early: something else has cut it")
     return b"".join(chunks)
 
 
-def finish(path: str, size: int, fsync: bool) -> None:
-    """Cut a file to `size` and make it durable; `StoreError` where it is shorter."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+def finish(root: int, path: str, size: int, fsync: bool) -> None:
+    """Cut a file to `size` and make it durable; `Refused` where it is shorter."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
     try:
         found = os.fstat(fd).st_size
         if found < size:
-            raise StoreError(
-                f"complete: {found} bytes of {size} are there: a part is missing", retry_after=None
-            )
+            raise Refused(f"{found} bytes of {size} are there: a part is missing")
         if found > size:
             os.ftruncate(fd, size)
         # Its age counts from when it is there, not from its last part.
@@ -153,69 +182,31 @@ def finish(path: str, size: int, fsync: bool) -> None:
         os.close(fd)
 
 
-def rename(source: str, target: str, root: str, fsync: bool, *, replace: bool = True) -> None:
-    """Rename, make the directories above `target`, sync them; FileNotFoundError: no source.
-
-    Without `replace`: FileExistsError where `target` is there.
-    """
-    folder = os.path.dirname(target)
-    made = _missing(folder, root)
-    while True:
-        try:
-            if replace:
-                os.rename(source, target)
-            else:
-                os.link(source, target)
-                os.unlink(source)
-            break
-        except FileNotFoundError:
-            if not os.path.lexists(source):
-                raise
-            made = _missing(folder, root) or made
-            # `remove_empty` may take away what this makes, even while it makes it.
-            with contextlib.suppress(FileNotFoundError):
-                os.makedirs(folder, exist_ok=True)
-    if fsync:
-        # A new directory lasts only once the one above it is synced too.
-        for changed in (folder, *(os.path.dirname(path) for path in made)):
-            with contextlib.suppress(FileNotFoundError):
-                sync_folder(changed)
-
-
-def _missing(folder: str, root: str) -> list[str]:
-    """`folder` and the directories above it, below `root`, that do not exist yet."""
-    found = []
-    while len(folder) > len(root) and not os.path.isdir(folder):
-        found.append(folder)
-        folder = os.path.dirname(folder)
-    return found
-
-
-def sync_folder(path: str) -> None:
-    """fsync(2) a directory, so that its entries outlive a crash."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_file(root: int, path: str) -> None:
+    """fsync(2) a multipart upload's file; `Refused` where there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
+    except FileNotFoundError:
+        raise Refused(_NO_UPLOAD) from None
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
-def remove(path: str, root: str, fsync: bool) -> None:
-    """Remove a file, if it is there, and the directories that it leaves empty."""
+def sync_folder(root: int, folder: str) -> bool:
+    """fsync(2) a directory, so that its entries outlive a crash; False where there is none."""
     try:
-        os.unlink(path)
-    except (*MISSING, IsADirectoryError):
-        return
-    folder = os.path.dirname(path)
-    if fsync:
-        with contextlib.suppress(FileNotFoundError):
-            sync_folder(folder)
-    remove_empty(folder, root)
+        fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    except FileNotFoundError:
+        return False
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return True
 
 
-def remove_empty(folder: str, root: str) -> None:
-    """Remove `folder` and the directories above it, below `root`, as far as they are empty."""
-    with contextlib.suppress(OSError):
-        while len(folder) > len(root):
-            os.rmdir(folder)
-            folder = os.path.dirname(folder)
+def no_upload() -> Refused:
+    """There is no such multipart upload."""
+    return Refused(_NO_UPLOAD)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import AsyncIterator
 from typing import Final
 
 from epoch.store.base import ObjectInfo
-from epoch.store.directory_files import MISSING, read_at
+from epoch.store.directory_files import read_at
 from epoch.store.directory_threads import Threads
 
 _CHUNK: Final = 512 * 1024
@@ -20,35 +19,32 @@ def info_of(key: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, status.st_size, etag, status.st_mtime)
 
 
-def open_object(path: str) -> tuple[int, os.stat_result] | None:
-    """Open a regular file for reading, or None where there is none."""
-    try:
-        # O_NONBLOCK: a fifo that somebody put there must not hold the loop.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except MISSING:
-        return None
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(fd)
-        return None
-    return fd, status
-
-
 class FileReader:
-    """`ObjectReader` over an open file, which its opener closes."""
+    """`ObjectReader` over an open file, which its opener closes.
+
+    `can_sendfile`: whether sendfile(2) takes it.
+    """
 
     def __init__(
-        self, info: ObjectInfo, fd: int, start: int, stop: int | None, threads: Threads
+        self,
+        info: ObjectInfo,
+        fd: int,
+        start: int,
+        stop: int | None,
+        threads: Threads,
+        *,
+        can_sendfile: bool,
     ) -> None:
         self.info = info
         self._fd = fd
         self._start = start
         self._stop = info.size if stop is None else stop
         self._threads = threads
+        self._can_sendfile = can_sendfile
 
-    def fileno(self) -> int:
-        """The open file. Its position is not used."""
-        return self._fd
+    def fileno(self) -> int | None:
+        """The open file, for sendfile(2), or None. Its position is not used."""
+        return self._fd if self._can_sendfile else None
 
     def take_socket(self) -> None:
         """None: there is no socket."""

@@ -160,6 +160,9 @@ class S3Store:
             return True if _is_conflict(error) else None
         return False
 
+    async def make_durable(self, keys: Sequence[str]) -> None:
+        """Nothing to do: what a bucket shows is durable."""
+
     async def delete(self, key: str) -> None:
         """Remove the object; that there is none is no error."""
         await self._calls.find(f"delete {key}", Request("DELETE", key), _deleted)
@@ -193,6 +196,9 @@ class S3Store:
         operation = f"put part {number} of {upload.key}"
         sent = await self._calls.send(operation, Request("PUT", upload.key, query), data)
         return Part(number, sent.size, sent.etag)
+
+    async def sync_parts(self, upload: Multipart) -> None:
+        """Nothing to do: a part that a bucket has acknowledged is durable."""
 
     async def complete_multipart(self, upload: Multipart, parts: Sequence[Part]) -> None:
         """Make the object visible. Safe to repeat.

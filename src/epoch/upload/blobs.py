@@ -11,6 +11,7 @@ from epoch.digest import HEX_LENGTH, Digest
 from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.names import check_name, is_name
+from epoch.store import keys
 from epoch.store.base import Store, StoreError
 from epoch.store.pins import Pins
 from epoch.upload.budget import Budget
@@ -122,6 +123,7 @@ class Blobs:
         began = time.monotonic()
         if await self._pushes.pins.rely(digest) is None:
             return None
+        await self._pushes.store.make_durable([keys.blob(digest)])
         await request.body.read(IGNORED_BODY)
         await self._stored(name, digest, began)
         return _created(name, digest)

@@ -35,6 +35,7 @@ class Closer:
             if digest.algorithm == "sha256":
                 check_digest(digest, Sha256(held.now.digest_state).hexdigest())
             if await self._is_there(held.now, digest):
+                await self._store.make_durable([keys.blob(digest)])
                 unused = held.now.multipart
             else:
                 if not held.now.closing:

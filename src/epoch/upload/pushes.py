@@ -105,6 +105,7 @@ class Pushes:
         if stored is not None and body.length in (None, stored.size):
             await body.into(lambda _: DiscardSink(hasher, self.max_blob))
             check_digest(digest, hasher.hexdigest())
+            await self.store.make_durable([keys.blob(digest)])
             return "existing"
         transfer = Transfer(
             self.store,

@@ -47,6 +47,12 @@ class Held:
 
     async def advance(self, after: Session) -> None:
         """Write the next generation; 416 or 404 if another request was faster."""
+        upload = after.multipart
+        if upload is not None and (after.parts, after.last_part) != (
+            self.now.parts,
+            self.now.last_part,
+        ):
+            await self._sessions.store.sync_parts(upload)
         before, self.now = self.now, await self._sessions.advance(self.now, after)
         if before.generation:
             self.stale.append(before.state_key())
@@ -137,6 +143,7 @@ class Sessions:
             failure = error
         newest = await self.newest(after)
         if newest is not None and after.nonce in (newest.nonce, *newest.lineage):
+            await self.store.make_durable([newest.state_key()])
             return after
         if failure is not None:
             raise failure

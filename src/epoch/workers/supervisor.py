@@ -150,8 +150,11 @@ class _Supervisor:
             limit=_MAX_LINE,
         )
         worker.process = process
-        settings = base64.b64encode(pickle.dumps(worker.settings)).decode()
-        worker.send({"settings": settings, "first": worker.number == 0})
+        settings = worker.settings
+        if self._workers[0].ready.is_set():
+            settings = replace(settings, store=replace(settings.store, create=False))
+        pickled = base64.b64encode(pickle.dumps(settings)).decode()
+        worker.send({"settings": pickled, "first": worker.number == 0})
         if self._stopping.is_set():
             process.terminate()
         assert process.stdout is not None
