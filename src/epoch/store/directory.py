@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from epoch.store import directory_files as files
-from epoch.store.base import Multipart, ObjectInfo, Part, StoreError
+from epoch.store.base import Multipart, ObjectInfo, Part, StoreError, UploadLost
 from epoch.store.directory_read import FileReader, info_of, open_object
 from epoch.store.directory_threads import Threads
 from epoch.store.directory_walk import files_in, names_in, walk
@@ -220,9 +220,8 @@ class DirectoryStore:
                 if os.stat(target).st_size == size:
                     files.drain(target)
                     return
-            raise StoreError(
-                f"complete {upload.key}: no such upload: it was aborted or has expired",
-                retry_after=None,
+            raise UploadLost(
+                f"complete {upload.key}: no such upload: it was aborted or has expired"
             ) from None
         files.remove_empty(os.path.dirname(source), os.path.join(self._root, _MULTIPART))
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from epoch.store.base import StoreError
+from epoch.store.base import StoreError, UploadLost
 
 MISSING: Final = (FileNotFoundError, NotADirectoryError)
 """There is no object at that key."""
@@ -74,9 +74,7 @@ def write_into(path: str, offset: int, data: memoryview) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise StoreError(
-            "put part: no such upload: it was aborted or has expired", retry_after=None
-        ) from None
+        raise UploadLost("put part: no such upload: it was aborted or has expired") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
         if not _is_at(path, fd):
@@ -136,9 +134,7 @@ def finish(path: str, size: int, fsync: bool) -> None:
     try:
         found = os.fstat(fd).st_size
         if found < size:
-            raise StoreError(
-                f"complete: {found} bytes of {size} are there: a part is missing", retry_after=None
-            )
+            raise UploadLost(f"complete: {found} bytes of {size} are there: a part is missing")
         if found > size:
             os.ftruncate(fd, size)
         # Its age counts from when it is there, not from its last part.

@@ -10,7 +10,7 @@ from typing import Final
 
 import aiohttp
 
-from epoch.store.base import StoreError
+from epoch.store.base import StoreError, UploadLost
 
 _TRANSIENT: Final = frozenset(
     {
@@ -58,16 +58,8 @@ _ADVICE: Final = {
     "XMinioStorageFull": "the store is full: free some space",
     "NotImplemented": "the store does not offer this operation",
 }
-_HOPELESS: Final = frozenset(
-    {
-        "NoSuchUpload",
-        "InvalidPart",
-        "InvalidPartOrder",
-        "EntityTooSmall",
-        "EntityTooLarge",
-        "NotImplemented",
-    }
-)
+_LOST: Final = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
+_HOPELESS: Final = frozenset({"EntityTooSmall", "EntityTooLarge", "NotImplemented"})
 _ELSEWHERE: Final = "the bucket lives at another address: set EPOCH_S3_ENDPOINT and EPOCH_S3_REGION"
 
 _CODE: Final = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
@@ -127,6 +119,8 @@ class Failure:
 
     def error(self, operation: str) -> StoreError:
         """The error that the rest of Epoch gets to see."""
+        if self.code in _LOST:
+            return UploadLost(f"{operation}: {self.text}")
         retry_after: float | None = _SOON if self.transient else _AFTER_REPAIR
         if self.code in _HOPELESS:
             retry_after = None
