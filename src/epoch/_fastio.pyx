@@ -476,7 +476,10 @@ cdef class HashQueue:
         part.filled += count
         self.waiting += count
 
-    cpdef int note(self) except -1:
+    def note(self):
+        self.keep_midstate()
+
+    cdef int keep_midstate(self) except -1:
         if self.part_size and self.digest.ctx.length % self.part_size == 0:
             self.midstates[self.digest.ctx.length] = self.digest.export_state()
         return 0
@@ -493,7 +496,7 @@ cdef class HashQueue:
         cdef _Piece piece
         for piece in self.take():
             self.digest.hash(piece.data, piece.length)
-            self.note()  # a piece ends at the end of its part, if not before
+            self.keep_midstate()  # a piece ends at the end of its part, if not before
 
     def release(self):
         cdef list pieces = self.taken
@@ -532,7 +535,7 @@ def hash_together(list queues, /):
             with nogil:
                 epoch_sha256_update_lanes(lanes, count)
             for queue, _ in taken:
-                queue.note()
+                queue.keep_midstate()
     finally:
         free(lanes)
     _hash_time += <double> (epoch_cpu_clock() - began)

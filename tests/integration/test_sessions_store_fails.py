@@ -1,5 +1,5 @@
-"""The store fails for good in the middle of a PATCH or a closing PUT: the parts that it has are kept,
-and the client goes on behind them."""
+"""The store fails for good in the middle of a PATCH or a closing PUT: the parts that it has are
+kept, and the client goes on behind them."""
 
 from __future__ import annotations
 
