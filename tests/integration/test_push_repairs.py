@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from epoch.config import S3Settings
+from epoch.metrics import metrics
 from tests.tools.aged import Aged
-from tests.tools.client import Answer, digest_of, get_blob, pieces, put_blob, request
+from tests.tools.client import Answer, Client, digest_of, get_blob, head, pieces, put_blob, request
 from tests.tools.failing import Failing
 from tests.tools.fixtures import open_place
-from tests.tools.running import PART, Running, serving
+from tests.tools.running import PART, Running, eventually, serving
 from tests.tools.sessions import Session, push
 
 DATA = random.Random(18).randbytes(PART + 33)
@@ -111,3 +112,45 @@ async def test_a_long_push_is_pinned_just_before_it_is_visible(
         assert written == (parts if size > PART else ["put", "put"])
         assert [key for key in await running.keys() if key.startswith("_pins/")]
     await store.store.close()
+
+
+@pytest.mark.parametrize("way", [_containerd, _last_in_put], ids=lambda way: way.__name__)
+async def test_a_repeated_closing_put_of_a_blob_that_was_removed(
+    running: Running, way: Way
+) -> None:
+    """It is 201 only while the blob is there."""
+    data = DATA[:1000]
+    digest = digest_of(data)
+    key = f"blobs/sha256/{digest[7:]}"
+    for damaged in (None, data[:-1]):
+        session = await Session.begin(running.port)
+        at = 500 if way is _last_in_put else 0
+        if at:
+            assert (await session.patch(data[:at])).status == 202
+        for _ in range(2):
+            assert (await session.close(digest, data[at:])).status == 201
+        await running.store.delete(key)
+        if damaged is not None and at:
+            await running.store.put(key, damaged)
+        assert (await session.close(digest, data[at:])).refusal == (404, "BLOB_UPLOAD_UNKNOWN")
+        assert (await way(running.port, data)).status == 201
+        assert (await get_blob(running.port, digest)).digest == digest
+
+
+async def test_an_existing_blob_that_is_removed_during_a_long_push(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes were not kept, so the client has to send them again."""
+    monkeypatch.setattr("epoch.upload.pushes.LONGEST", 0.0)
+    data = DATA[:100_000]
+    digest = digest_of(data)
+    assert (await put_blob(running.port, data)).status == 201
+    received = metrics.bytes_received + 50_000
+    async with Client(running.port) as client:
+        await client.send(head("PUT", f"/v2/a/b/blobs/{digest}", data) + data[:50_000])
+        await eventually(lambda: metrics.bytes_received == received)
+        await running.store.delete(f"blobs/sha256/{digest[7:]}")
+        await client.send(data[50_000:])
+        assert (await client.answer()).refusal == (503, "UNAVAILABLE")
+    assert (await put_blob(running.port, data)).status == 201
+    assert (await get_blob(running.port, digest)).digest == digest

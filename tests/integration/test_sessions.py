@@ -273,7 +273,7 @@ async def test_a_session_expires_after_its_last_change(place: S3Settings | Path)
         await running.until_idle()
         folder = [key for key in await running.keys() if key.startswith("_uploads/")]
         assert len(folder) == 2
-        prefix = folder[0].partition("/state/")[0]
+        alive = f"{folder[0].partition('/state/')[0]}/state/alive"
         store.older(LIFETIME - 60, *folder)
         assert (await session.status()).status == 204
         for age in (LIFETIME + 60, 3 * LIFETIME):
@@ -286,10 +286,10 @@ async def test_a_session_expires_after_its_last_change(place: S3Settings | Path)
             ):
                 assert answer.refusal == (404, "BLOB_UPLOAD_UNKNOWN")
         # Somebody still sends, slowly.
-        await store.put(f"{prefix}/alive", b"")
+        await store.put(alive, b"")
         assert (await session.status()).status == 204
         for age, sessions in ((LIFETIME + 60, 0), (LIFETIME + 3660, 1)):
-            store.older(age, *folder, f"{prefix}/alive")
+            store.older(age, *folder, alive)
             assert (await session.status()).status == 404
             assert (await collector.collect()).sessions == sessions
         assert await leftovers(store) == []

@@ -86,7 +86,7 @@ class Chunked:
             ("Docker-Content-Digest", str(digest)),
         ]
         if session.committed:
-            if not session.committed_as(digest):
+            if not session.committed_as(digest) or not await self._is_still_there(session, digest):
                 raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
             self._pushes.in_background(self._sessions.clear(session))
             return Response(201, location)
@@ -117,6 +117,12 @@ class Chunked:
                 raise conflict(session, f"the upload is being completed as {session.closing}")
             # Else the same bytes come once more, after an answer that was lost.
             await self._finish(held, digest)
+
+    async def _is_still_there(self, session: Session, digest: Digest) -> bool:
+        """Whether the blob that a session was committed as was not removed since; it then stays."""
+        stored = await self._pushes.pins.rely(digest)
+        # 0: of a blob that came whole nothing went through the session.
+        return stored is not None and session.offset in (0, stored.size)
 
     async def _push_whole(self, held: Held, body: Body, digest: Digest) -> None:
         """All bytes come with the digest: straight to the blob's key, verified before it exists."""

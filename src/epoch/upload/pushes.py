@@ -106,6 +106,10 @@ class Pushes:
         if stored is not None and body.length == stored.size:
             await body.into(lambda _: DiscardSink(hasher, self.max_blob))
             check_digest(digest, hasher.hexdigest())
+            if time.monotonic() - began > LONGEST:
+                stored = await self.pins.rely(digest)
+                if stored is None or body.length != stored.size:
+                    raise StoreError(f"{digest} was removed while it was being pushed")
             return "existing"
 
         async def before_visible() -> None:

@@ -86,6 +86,12 @@ class Session:
         return f"{self.folder}data"
 
     @property
+    def alive_key(self) -> str:
+        """The key of what shows that a request still receives. Beside the generations, so that one
+        list tells when the session was last written to."""
+        return f"{self.folder}state/alive"
+
+    @property
     def multipart(self) -> Multipart | None:
         """The multipart upload, once a part is full."""
         return None if self.upload_id is None else Multipart(self.data_key, self.upload_id)

@@ -200,7 +200,7 @@ class Sessions:
         while True:
             await asyncio.sleep(interval)
             try:
-                await self.store.put(f"{session.folder}alive", b"")
+                await self.store.put(session.alive_key, b"")
             except StoreError as error:
                 log.warn("an upload could not be kept alive", reason=error)
 
@@ -254,9 +254,9 @@ class Sessions:
     async def _look(self, session: Session) -> tuple[str | None, float]:
         """The key of the newest generation, and when the session was last written to."""
         newest, touched = None, 0.0
-        async for info in self.store.list(session.folder):
+        async for info in self.store.list(f"{session.folder}state/"):
             touched = max(touched, info.modified)
-            if info.key.startswith(f"{session.folder}state/"):
+            if info.key != session.alive_key:
                 newest = info.key
         return newest, touched
 
