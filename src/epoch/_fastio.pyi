@@ -143,8 +143,8 @@ class HashQueue:
     `hash` are to be called from the thread that owns the pool.
     """
 
-    def __init__(self, digest: Sha256) -> None:
-        """`digest`: that takes the bytes."""
+    def __init__(self, digest: Sha256, part_size: int = 0) -> None:
+        """`digest`: that takes the bytes. `part_size`: see `midstates`; 0: none are kept."""
 
     @property
     def digest(self) -> Sha256:
@@ -157,6 +157,19 @@ class HashQueue:
     @property
     def held(self) -> int:
         """Bytes that a call hashes or has hashed, whose parts are still held."""
+
+    @property
+    def part_size(self) -> int:
+        """As given."""
+
+    @property
+    def midstates(self) -> dict[int, bytes]:
+        """`Sha256.export_state` by `Sha256.length`, at every multiple of the part size at which a
+        part ended; complete once nothing waits. About 150 bytes each."""
+
+    def note(self) -> None:
+        """Keep the midstate, if the digest is at a multiple of the part size now. `hash` and
+        `hash_together` do it themselves."""
 
     def add(self, part: PartBuffer, count: int, /) -> None:
         """Like `part.advance(count)`; the digest takes them later."""

@@ -447,11 +447,15 @@ cdef class HashQueue:
     cdef list taken                 # Pieces that are being hashed, or have been
     cdef readonly Py_ssize_t waiting
     cdef readonly Py_ssize_t held
+    cdef readonly Py_ssize_t part_size
+    cdef readonly dict midstates
 
-    def __cinit__(self, Sha256 digest not None):
+    def __cinit__(self, Sha256 digest not None, Py_ssize_t part_size=0):
         self.digest = digest
         self.coming = []
         self.taken = []
+        self.part_size = part_size
+        self.midstates = {}
 
     def add(self, PartBuffer part not None, Py_ssize_t count, /):
         global _live_views
@@ -472,6 +476,14 @@ cdef class HashQueue:
         part.filled += count
         self.waiting += count
 
+    def note(self):
+        self.keep_midstate()
+
+    cdef int keep_midstate(self) except -1:
+        if self.part_size and self.digest.ctx.length % self.part_size == 0:
+            self.midstates[self.digest.ctx.length] = self.digest.export_state()
+        return 0
+
     cdef list take(self):
         cdef list pieces = self.coming
         self.coming = []
@@ -484,6 +496,7 @@ cdef class HashQueue:
         cdef _Piece piece
         for piece in self.take():
             self.digest.hash(piece.data, piece.length)
+            self.keep_midstate()  # a piece ends at the end of its part, if not before
 
     def release(self):
         cdef list pieces = self.taken
@@ -521,6 +534,8 @@ def hash_together(list queues, /):
                 count += 1
             with nogil:
                 epoch_sha256_update_lanes(lanes, count)
+            for queue, _ in taken:
+                queue.keep_midstate()
     finally:
         free(lanes)
     _hash_time += <double> (epoch_cpu_clock() - began)

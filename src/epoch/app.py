@@ -40,7 +40,7 @@ from epoch.registry.verify import Verifier
 from epoch.store.base import Store, StoreError
 from epoch.store.pins import TIMES, Pins, Times
 from epoch.upload.blobs import Blobs as Uploads
-from epoch.upload.session_store import LIFETIME
+from epoch.upload.session_store import EXPIRED, read_secret
 from epoch.workers.parent import Parent
 
 API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
@@ -184,6 +184,7 @@ async def _serve(settings: Settings, parent: Parent | None) -> int:
     store = open_store(settings.store)
     try:
         await store.check()
+        await read_secret(store)
         app = App(settings, store)
         if parent is not None:
             parent.start(stop.set)
@@ -291,7 +292,7 @@ async def _check_readable(store: Store) -> None:
 
 
 def _collector(settings: Settings, store: Store) -> Collector:
-    return Collector(store, min_age=settings.garbage.min_age, session_lifetime=LIFETIME)
+    return Collector(store, min_age=settings.garbage.min_age, session_lifetime=EXPIRED)
 
 
 def _reload(tls: Tls) -> None:

@@ -21,8 +21,8 @@ async def test_existing_blob_is_verified_but_not_stored_again(running: Running, 
     assert (await put_blob(running.port, data)).status == 201
     (before,) = [info async for info in running.store.list("")]
     parts, outcomes = metrics.parts, dict(metrics.pushes)
-    assert (await put_blob(running.port, data)).status == 201
-    assert (await put_blob(running.port, data, body=pieces(data, 999))).status == 201
+    for _ in range(2):
+        assert (await put_blob(running.port, data)).status == 201
     assert metrics.pushes["existing"] == outcomes["existing"] + 2
     assert metrics.parts == parts
     assert [info async for info in running.store.list("")] == [before]

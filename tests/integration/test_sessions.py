@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hmac
 import random
+import time
+from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
 
-from epoch.config import S3Settings
+from epoch.app import _collector
+from epoch.config import S3Settings, Settings
 from epoch.metrics import metrics
 from epoch.store.directory import DirectoryStore
+from epoch.upload import session_store
+from epoch.upload.session_store import LIFETIME
+from tests.tools.aged import Aged
 from tests.tools.client import Answer, Client, digest_of, get_blob, has_blob, head, pieces, request
 from tests.tools.failing import Failing
 from tests.tools.fixtures import open_place
@@ -245,12 +253,83 @@ async def test_tokens_are_nobody_elses(running: Running) -> None:
 async def test_a_token_that_was_never_used_expires(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used, unused = await Session.begin(running.port), await Session.begin(running.port)
-    assert (await used.patch(b"some")).status == 202
-    monkeypatch.setattr("epoch.upload.session_store.LIFETIME", -1.0)
+    long_ago = SimpleNamespace(time=lambda: time.time() - 3 * LIFETIME)
+    with monkeypatch.context() as patched:
+        patched.setattr(session_store, "time", long_ago)
+        used, unused = await Session.begin(running.port), await Session.begin(running.port)
+        assert (await used.patch(b"some")).status == 202
     assert (await unused.status()).refusal == (404, "BLOB_UPLOAD_UNKNOWN")
     assert (await unused.patch(b"some")).status == 404
     assert (await used.close(digest_of(b"some"))).status == 201
+
+
+async def test_a_session_expires_after_its_last_change(place: S3Settings | Path) -> None:
+    """Before it can be collected under a client that goes on."""
+    store = Aged(open_place(place))
+    collector = _collector(Settings(), store)
+    async with serving(store, leaves=True) as running:
+        session = await Session.begin(running.port)
+        assert (await session.patch(b"some")).status == 202
+        await running.until_idle()
+        folder = [key for key in await running.keys() if key.startswith("_uploads/")]
+        assert len(folder) == 2
+        alive = f"{folder[0].partition('/state/')[0]}/state/alive"
+        store.older(LIFETIME - 60, *folder)
+        assert (await session.status()).status == 204
+        for age in (LIFETIME + 60, 3 * LIFETIME):
+            store.older(age, *folder)
+            for answer in (
+                await session.status(),
+                await session.patch(b"more"),
+                await session.close(digest_of(b"some")),
+                await session.cancel(),
+            ):
+                assert answer.refusal == (404, "BLOB_UPLOAD_UNKNOWN")
+        # Somebody still sends, slowly.
+        await store.put(alive, b"")
+        assert (await session.status()).status == 204
+        for age, sessions in ((LIFETIME + 60, 0), (LIFETIME + 3660, 1)):
+            store.older(age, *folder, alive)
+            assert (await session.status()).status == 404
+            assert (await collector.collect()).sessions == sessions
+        assert await leftovers(store) == []
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"short", bytes(31), bytes(32), b"x" * 33, b"<html></html>"], ids=repr
+)
+async def test_a_damaged_secret_signs_nothing(place: S3Settings | Path, damaged: bytes) -> None:
+    store = open_place(place)
+    await store.put(session_store.SECRET_KEY, damaged)
+    async with serving(store) as running:
+        answer = await request(running.port, "POST", "/v2/a/b/blobs/uploads/", b"")
+        assert answer.refusal == (503, "UNAVAILABLE")
+        raw = bytes(16) + int(time.time()).to_bytes(4, "big")
+        message = (3).to_bytes(2, "big") + b"a/b" + raw
+        token = urlsafe_b64encode(raw + hmac.digest(damaged, message, "sha256")[:16]).decode()
+        location = f"/v2/a/b/blobs/uploads/{token.rstrip('=')}"
+        assert (await request(running.port, "GET", location)).status == 503
+        assert (await request(running.port, "PATCH", location, b"some")).status == 503
+        assert await running.keys() == []
+
+
+async def test_what_is_built_of_parts_is_pinned_before_it_is_moved(
+    place: S3Settings | Path,
+) -> None:
+    """The move may take long, and others may store the blob meanwhile."""
+    store = Failing(open_place(place))
+    async with serving(store.as_store, leaves=True) as running:
+        for data in (DATA[: PART + 1], DATA[:1000]):
+            session = await Session.begin(running.port)
+            assert (await session.patch(data)).status == 202
+            store.fail(1, "move")
+            answer = await session.close(digest_of(data))
+            assert answer.status == (503 if store.struck else 201)
+            pins = [key for key in await running.keys() if key.startswith("_pins/")]
+            assert [key.partition("-")[2] for key in pins] == [digest_of(DATA[: PART + 1])[7:]]
+            store.fail(0)
+            assert (await session.close(digest_of(data))).status == 201
+    await store.store.close()
 
 
 async def test_all_is_in_the_store(place: S3Settings | Path) -> None:

@@ -167,7 +167,7 @@ async def test_late_writer_harms_no_blob(place: S3Settings | Path) -> None:
             await late.send(encode_chunk(garbage + garbage) + b"0\r\n\r\n")
             assert (await late.answer()).refusal == (416, "BLOB_UPLOAD_INVALID")
         answer = await session.close(digest_of(DATA))
-        assert answer.status in (201, 400, 503)
+        assert answer.status in (201, 404)
         blob = await get_blob(two.port, digest_of(DATA))
         if answer.status == 201:
             assert blob.digest == digest_of(DATA)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from epoch.config import S3Settings
+from epoch.store.s3 import S3Store
 from tests.tools.server import environment
 
 NOWHERE = S3Settings(
@@ -73,6 +75,23 @@ def test_wrong_secret(s3_settings: S3Settings) -> None:
     line, _ = fails(replace(s3_settings, secret_key="wrong-secret"))
     assert "SignatureDoesNotMatch" in line
     assert "EPOCH_S3_SECRET_KEY" in line
+
+
+@pytest.mark.parametrize("secret", [b"", bytes(32), b"0123456789abcdef"])
+def test_damaged_session_secret(s3_settings: S3Settings, tmp_path: Path, secret: bytes) -> None:
+    (tmp_path / "_uploads").mkdir()
+    (tmp_path / "_uploads" / "secret").write_bytes(secret)
+    asyncio.run(_put(s3_settings, "_uploads/secret", secret))
+    for place in (tmp_path, s3_settings):
+        line, _ = fails(place)
+        assert f"read _uploads/secret: it is damaged ({len(secret)} bytes)" in line
+        assert "delete that object" in line
+
+
+async def _put(settings: S3Settings, key: str, data: bytes) -> None:
+    store = S3Store(settings)
+    await store.put(key, data)
+    await store.close()
 
 
 def test_nothing_listens() -> None:

@@ -25,18 +25,24 @@ class Failing:
         self._nth = 0
         self._after = False
         self._for_good = False
+        self._only = ""
+        self._counted = 0
 
     @property
     def as_store(self) -> Store:
         """This, as far as types go."""
         return cast(Store, self)
 
-    def fail(self, nth: int, *, after: bool = False, for_good: bool = False) -> None:
+    def fail(
+        self, nth: int, only: str = "", *, after: bool = False, for_good: bool = False
+    ) -> None:
         """Fail at the `nth` call from now on (from 1), and with `for_good` at all that follow;
-        `after`: that one is carried out, and only its answer is lost."""
+        `only`: calls of that name are counted; `after`: that one is carried out, and only its
+        answer is lost."""
         self.calls.clear()
         self.struck = False
-        self._nth, self._after, self._for_good = nth, after, for_good
+        self._nth, self._only, self._after, self._for_good = nth, only, after, for_good
+        self._counted = 0
 
     async def close(self) -> None:
         """The wrapped store outlives this."""
@@ -88,11 +94,10 @@ class Failing:
 
     def _strikes(self, name: str) -> bool:
         self.calls.append(name)
-        if not self._nth or len(self.calls) < self._nth:
-            return False
-        if len(self.calls) == self._nth:
-            self.struck = True
-            return True
-        if self._for_good:
-            self._after = False
-        return self._for_good
+        if self.struck:
+            if self._for_good:
+                self._after = False
+            return self._for_good
+        self._counted += not self._only or name == self._only
+        self.struck = self._counted == self._nth
+        return self.struck

@@ -66,6 +66,7 @@ async def serving(
     *,
     budget: int = 64 * MIB,
     parts_in_flight: int = 4,
+    hash_threads: int = 0,
     http: HttpSettings | None = None,
     leaves: bool = False,
     alone: bool = True,
@@ -79,7 +80,12 @@ async def serving(
     tasks = asyncio.all_tasks()
     settings = Settings(
         http=http or HttpSettings(),
-        upload=UploadSettings(part_size=PART, budget=budget, parts_in_flight=parts_in_flight),
+        upload=UploadSettings(
+            part_size=PART,
+            budget=budget,
+            parts_in_flight=parts_in_flight,
+            hash_threads=hash_threads,
+        ),
     )
     multiparts = metrics.multiparts
     app = App(settings, store)

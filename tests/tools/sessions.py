@@ -88,9 +88,9 @@ async def leftovers(store: Store) -> list[str]:
     marked: set[str] = set()
     async for info in store.list("_uploads/"):
         _, session, *rest = info.key.split("/")
-        data = (
-            json.loads(await store.get(info.key, 100_000) or b"{}") if rest[:1] == ["state"] else {}
-        )
+        data = {}
+        if rest[:1] == ["state"]:  # a line of JSON, and its checksum
+            data = json.loads((await store.get(info.key, 100_000) or b"{}").partition(b"\n")[0])
         if session not in marked and (data.get("committed") or data.get("cancelled")):
             marked.add(session)
         elif session != "secret":

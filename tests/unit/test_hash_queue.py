@@ -103,6 +103,34 @@ def test_a_queue_over_several_parts() -> None:
     assert pool.lent == 0
 
 
+def test_midstates_at_the_ends_of_parts() -> None:
+    """Of a digest that goes on from another one: only multiples of the part size count."""
+    pool = Pool(4 * PART)
+    queues = [HashQueue(Sha256(), PART), HashQueue(Sha256(Sha256().export_state()), PART)]
+    unnoted = HashQueue(Sha256())
+    for queue in (*queues, unnoted):
+        part = _part(pool)
+        _add(queue, part, BYTES[:1000])
+        _add(queue, part, BYTES[1000:])
+        part.release()
+    rest = _part(pool)
+    _add(queues[0], rest, BYTES[:77])
+    assert queues[0].midstates == {}
+    hash_together([queues[0], unnoted])
+    queues[1].hash()
+    for queue in queues:
+        assert queue.part_size == PART
+        assert list(queue.midstates) == [PART]
+        state = Sha256(queue.midstates[PART])
+        assert (state.length, state.hexdigest()) == (PART, hashlib.sha256(BYTES).hexdigest())
+    assert unnoted.midstates == {}
+    assert queues[0].digest.length == PART + 77
+    rest.release()
+    for queue in (*queues, unnoted):
+        queue.release()
+    assert pool.lent == 0
+
+
 def test_a_part_that_is_given_back_stays_until_it_is_hashed() -> None:
     freed = []
     pool = Pool(2 * PART, lambda: freed.append(pool.lent))

@@ -24,7 +24,9 @@ class Push:
         self.rests = 0
         self.expected = hashlib.sha256()
         self.digest = Sha256()
-        self.digesting = Digesting(ways, self.digest, self._hashed)
+        self.digesting = Digesting(ways, self.digest, self._hashed, self.PART)
+        self.at_ends: dict[int, str] = {}
+        """The digest up to the end of each full part, by the number of bytes."""
         self._pool = pool
         self._left = size
         self._go = asyncio.Event()
@@ -47,6 +49,7 @@ class Push:
             self.expected.update(slice_)
             self._left -= len(slice_)
             if not part.room:
+                self.at_ends[self.PART * (len(self.at_ends) + 1)] = self.expected.hexdigest()
                 part.release()
                 part = None
             while self.digesting.must_wait:
@@ -58,6 +61,8 @@ class Push:
             part.release()
         await self.digesting.settle()
         assert self.digest.hexdigest() == self.expected.hexdigest()
+        midstates = self.digesting.queue.midstates
+        assert {at: Sha256(state).hexdigest() for at, state in midstates.items()} == self.at_ends
 
 
 @pytest.fixture

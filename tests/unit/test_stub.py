@@ -119,6 +119,7 @@ def test_the_constructors_take_the_same(name: str) -> None:
         "limit": 1,
         "overhead": 1,
         "digest": _fastio.Sha256(),
+        "part_size": 1,
     }
     cls = getattr(_fastio, name)
     node = next(

@@ -31,6 +31,14 @@ class StoreError(Exception):
         self.denied = denied
 
 
+class UploadLost(StoreError):
+    """The multipart upload, or a part of it, is not in the store any more: what was uploaded has to
+    be uploaded again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after=None)
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """One stored object: key (without prefix), bytes, opaque etag, mtime in Unix seconds.

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from epoch.store.base import StoreError
+from epoch.store.base import StoreError, UploadLost
 
 MISSING: Final = (FileNotFoundError, NotADirectoryError)
 """There is no object at that key."""
@@ -53,11 +53,17 @@ class Refused(Exception):
         self.retry_after = retry_after
 
 
+class UploadGone(Refused):
+    """`UploadLost`, without the operation."""
+
+
 @contextlib.contextmanager
 def explained(operation: str) -> Iterator[None]:
     """Turn a failure into a `StoreError` that names the operation and says what to do."""
     try:
         yield
+    except UploadGone as error:
+        raise UploadLost(f"{operation}: {error}") from error
     except Refused as error:
         raise StoreError(f"{operation}: {error}", retry_after=error.retry_after) from error
     except OSError as error:
@@ -108,7 +114,7 @@ def write_into(root: int, path: str, offset: int, data: memoryview) -> None:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC, dir_fd=root)
     except FileNotFoundError:
-        raise Refused(_NO_UPLOAD) from None
+        raise no_upload() from None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
         if not _is_at(root, path, fd):
@@ -171,7 +177,7 @@ def finish(root: int, path: str, size: int, fsync: bool) -> None:
     try:
         found = os.fstat(fd).st_size
         if found < size:
-            raise Refused(f"{found} bytes of {size} are there: a part is missing")
+            raise UploadGone(f"{found} bytes of {size} are there: a part is missing")
         if found > size:
             os.ftruncate(fd, size)
         # Its age counts from when it is there, not from its last part.
@@ -187,7 +193,7 @@ def sync_file(root: int, path: str) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
     except FileNotFoundError:
-        raise Refused(_NO_UPLOAD) from None
+        raise no_upload() from None
     try:
         os.fsync(fd)
     finally:
@@ -207,6 +213,6 @@ def sync_folder(root: int, folder: str) -> bool:
     return True
 
 
-def no_upload() -> Refused:
+def no_upload() -> UploadGone:
     """There is no such multipart upload."""
-    return Refused(_NO_UPLOAD)
+    return UploadGone(_NO_UPLOAD)

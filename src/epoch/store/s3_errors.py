@@ -10,7 +10,7 @@ from typing import Final
 
 import aiohttp
 
-from epoch.store.base import StoreError
+from epoch.store.base import StoreError, UploadLost
 
 _TRANSIENT: Final = frozenset(
     {
@@ -60,16 +60,8 @@ _ADVICE: Final = {
     "XMinioStorageFull": "the store is full: free some space",
     "NotImplemented": "the store does not offer this operation",
 }
-_HOPELESS: Final = frozenset(
-    {
-        "NoSuchUpload",
-        "InvalidPart",
-        "InvalidPartOrder",
-        "EntityTooSmall",
-        "EntityTooLarge",
-        "NotImplemented",
-    }
-)
+_LOST: Final = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
+_HOPELESS: Final = frozenset({"EntityTooSmall", "EntityTooLarge", "NotImplemented"})
 _FINAL: Final = frozenset({501, 507})
 """Not Implemented, Insufficient Storage: the store works, and will say the same again."""
 
@@ -145,6 +137,8 @@ class Failure:
 
     def error(self, operation: str) -> StoreError:
         """The error that the rest of Epoch gets to see."""
+        if self.code in _LOST:
+            return UploadLost(f"{operation}: {self.text}")
         retry_after: float | None = _SOON if self.transient else _AFTER_REPAIR
         if self.code in _HOPELESS:
             retry_after = None

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from epoch import log
 from epoch._fastio import PartBuffer, Sha256
 from epoch.concurrently import both
 from epoch.config import MAX_PARTS
@@ -20,7 +21,7 @@ from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
 from epoch.http.message import Body, BodyCut, ClientGone, Request, Response
 from epoch.metrics import metrics
-from epoch.store.base import Part
+from epoch.store.base import Part, StoreError
 from epoch.upload.closing import Closer
 from epoch.upload.dispatcher import Begun
 from epoch.upload.pushes import Pushes, outcome_of
@@ -60,7 +61,7 @@ class Chunked:
         """`DELETE`: 204, and nothing is left of it."""
         session = await self._open(name, token)
         async with self._sessions.hold(session) as held:
-            await self._closer.cancel(held)
+            await held.cancel()
         return Response(204)
 
     async def patch(self, request: Request, name: str, token: str) -> Response:
@@ -85,7 +86,7 @@ class Chunked:
             ("Docker-Content-Digest", str(digest)),
         ]
         if session.committed:
-            if not session.committed_as(digest):
+            if not session.committed_as(digest) or not await self._is_still_there(session, digest):
                 raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
             self._pushes.in_background(self._sessions.clear(session))
             return Response(201, location)
@@ -108,7 +109,8 @@ class Chunked:
                 await self._push_whole(held, request.body, digest)
                 return
             if not session.closing:
-                expected = _check_range(request, session)
+                must = session.interrupted and request.body.length != 0
+                expected = _check_range(request, session, must=must)
                 if request.body.length != 0:
                     await self._append(held, request.body, expected, str(digest))
             elif session.closing != str(digest):
@@ -116,13 +118,19 @@ class Chunked:
             # Else the same bytes come once more, after an answer that was lost.
             await self._finish(held, digest)
 
+    async def _is_still_there(self, session: Session, digest: Digest) -> bool:
+        """Whether the blob that a session was committed as was not removed since; it then stays."""
+        stored = await self._pushes.pins.rely(digest)
+        # 0: of a blob that came whole nothing went through the session.
+        return stored is not None and session.offset in (0, stored.size)
+
     async def _push_whole(self, held: Held, body: Body, digest: Digest) -> None:
         """All bytes come with the digest: straight to the blob's key, verified before it exists."""
         try:
             await self._pushes.push(body, digest)
         except RegistryError as error:
             if error.code is Code.DIGEST_INVALID:
-                await self._closer.cancel(held)
+                await held.cancel()
             raise
         await held.advance(held.now.ended(committed=str(digest)))
 
@@ -169,18 +177,10 @@ class Chunked:
             first = await self._load_tails(session, length, part_size)
             receipt = _Receipt(transfer, hasher, part_size, loaded=first is not None)
             try:
-                await transfer.receive(body, first)
-                _check_received(transfer.received, expected)
-            except (ClientGone, RegistryError) as error:
-                cut = isinstance(error, ClientGone | BodyCut)
-                # What came is good: a client that asks where the upload stands can go on, unless
-                # it is told 0-0, which also stands for nothing.
-                is_told = session.offset + transfer.received > 1
-                if not cut or closing or not transfer.received or not is_told:
-                    raise
-                await self._keep(held, receipt, interrupted=True)
+                await self._receive(held, receipt, body, first, expected, closing)
+            except StoreError as error:
+                await self._keep_parts(held, receipt, error)
                 raise
-            await self._keep(held, receipt, closing=closing)
         except BaseException:
             await self._pushes.give_up(transfer)
             if held.fresh:
@@ -188,6 +188,30 @@ class Chunked:
             raise
         finally:
             alive.cancel()
+
+    async def _receive(
+        self,
+        held: Held,
+        receipt: _Receipt,
+        body: Body,
+        first: PartBuffer | None,
+        expected: int | None,
+        closing: str,
+    ) -> None:
+        session, transfer = held.now, receipt.transfer
+        try:
+            await transfer.receive(body, first)
+            _check_received(transfer.received, expected)
+        except (ClientGone, RegistryError) as error:
+            cut = isinstance(error, ClientGone | BodyCut)
+            # What came is good: a client that asks where the upload stands can go on, unless
+            # it is told 0-0, which also stands for nothing.
+            is_told = session.offset + transfer.received > 1
+            if not cut or closing or not transfer.received or not is_told:
+                raise
+            await self._keep(held, receipt, interrupted=True)
+            raise
+        await self._keep(held, receipt, closing=closing)
 
     async def _keep(
         self, held: Held, receipt: _Receipt, *, interrupted: bool = False, closing: str = ""
@@ -213,6 +237,41 @@ class Chunked:
             closing=closing,
             claimed=False,
         )
+        await self._advance(held, transfer, after)
+
+    async def _keep_parts(self, held: Held, receipt: _Receipt, failure: StoreError) -> None:
+        """The store has failed for good: let the session stand at the end of the parts that it
+        has, so that a client that asks goes on from there."""
+        transfer = receipt.transfer
+        try:
+            await transfer.digested()
+            if (last := transfer.take_last()) is not None:
+                last.release()
+            stored = await transfer.dispatcher.settle_begin()
+            offset = sum(part.size for part in stored.parts)
+            if stored.upload is None or offset <= held.now.offset:
+                return
+            after = held.now.next(
+                offset=offset,
+                digest_state=transfer.midstates[offset],
+                part_size=receipt.part_size,
+                upload_id=stored.upload.upload_id,
+                parts=tuple(stored.parts),
+                tails=(),
+                last_part=None,
+                interrupted=True,
+                claimed=False,
+                contended=True,  # what was stored behind them may still arrive
+            )
+            await self._advance(held, transfer, after)
+        except (StoreError, RegistryError) as error:
+            log.warn("the parts of an upload could not be kept", id=held.now.id, reason=error)
+        else:
+            log.warn("an upload broke off", id=held.now.id, kept=offset, reason=failure)
+
+    async def _advance(self, held: Held, transfer: Transfer, after: Session) -> None:
+        """Write the next generation: what it names is the session's from now on."""
+        before = held.now
         try:
             await held.advance(after)
         except RegistryError:
@@ -222,9 +281,10 @@ class Chunked:
             held.fresh.clear()
             transfer.dispatcher.hand_over()
             raise
-        held.fresh.clear()
         transfer.dispatcher.hand_over()
-        gone = {tail.key for tail in before.tails} - {tail.key for tail in tails}
+        gone = {*held.fresh, *(tail.key for tail in before.tails)}
+        gone -= {tail.key for tail in after.tails}
+        held.fresh.clear()
         self._pushes.in_background(self._sessions.delete([*held.stale, *gone]))
 
     async def _settle(
@@ -236,29 +296,32 @@ class Chunked:
             return await dispatcher.settle(), before, None
         with memoryview(last) as data:
             if not dispatcher.has_shipped:
-                tails = await self._merge(held, before, data)
+                tails = await self._merge(held, receipt, data)
                 return await dispatcher.settle(), tails, None
+            begin = receipt.transfer.midstates[dispatcher.offset]
             # Also as a part, which is the last one if nothing follows: then no byte is read back.
             tail, part = await both(
-                held.put_tail(dispatcher.offset, data), dispatcher.put_last(data)
+                held.put_tail(data, begin, receipt.hasher.export_state()),
+                dispatcher.put_last(data),
             )
             return await dispatcher.settle(), (tail,), part
 
-    async def _merge(
-        self, held: Held, before: tuple[Tail, ...], data: memoryview
-    ) -> tuple[Tail, ...]:
+    async def _merge(self, held: Held, receipt: _Receipt, data: memoryview) -> tuple[Tail, ...]:
         """Store `data` behind the tails, joined with those before that are not larger."""
-        kept, size = list(before), len(data)
+        end = receipt.hasher.export_state()
+        kept, size = list(held.now.tails), len(data)
+        if receipt.loaded:  # they are the begin of `data`
+            return (await held.put_tail(data, kept[0].begin, end),)
         joined: list[Tail] = []
         while kept and kept[-1].size <= size and size + kept[-1].size <= MERGE_LIMIT:
             joined.insert(0, kept.pop())
             size += joined[0].size
-        parts = sum(part.size for part in held.now.parts)
-        offset = parts + sum(tail.size for tail in kept)
         if not joined:
-            return (*kept, await held.put_tail(offset, data))
-        pieces = [await self._sessions.get_tail(tail) for tail in joined]
-        return (*kept, await held.put_tail(offset, b"".join([*pieces, data])))
+            return (*kept, await held.put_tail(data, held.now.digest_state, end))
+        pieces: list[bytes] = []
+        for tail in joined:
+            await self._sessions.read_tail(tail, pieces.append)
+        return (*kept, await held.put_tail(b"".join([*pieces, data]), joined[0].begin, end))
 
     async def _load_tails(
         self, session: Session, length: int | None, part_size: int

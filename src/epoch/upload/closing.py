@@ -7,20 +7,20 @@ sent once more, finishes the rest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from epoch._fastio import PartBuffer, Sha256, fill
 from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
 from epoch.store import keys
-from epoch.store.base import Multipart, StoreError
+from epoch.store.base import Multipart
 from epoch.upload.pushes import Pushes, check_digest
 from epoch.upload.session import Session, Tail
-from epoch.upload.session_store import Held, Sessions
+from epoch.upload.session_store import Damaged, Held, Sessions
 
 
 class Closer:
-    """Commits and cancels sessions."""
+    """Commits sessions."""
 
     def __init__(self, pushes: Pushes, sessions: Sessions) -> None:
         self._pushes = pushes
@@ -44,27 +44,35 @@ class Closer:
                 await self._build(held, digest)
         except RegistryError as error:
             if error.code is Code.DIGEST_INVALID:
-                await self.cancel(held)
+                await held.cancel()
             raise
         await held.advance(held.now.ended(committed=str(digest)))
         self._pushes.in_background(self._sessions.clear(held.now, unused))
 
-    async def cancel(self, held: Held) -> None:
-        """Give up a session: a request that still writes to it loses."""
-        upload = held.now.multipart
-        await held.advance(held.now.ended())
-        await self._sessions.clear(held.now, upload)
-
-    async def load(self, tails: Sequence[Tail], capacity: int, part_size: int) -> PartBuffer:
-        """These tails in a buffer, the caller's. To be called by who holds no buffer."""
+    async def load(
+        self,
+        tails: Sequence[Tail],
+        capacity: int,
+        part_size: int,
+        also: Callable[[bytes], object] | None = None,
+    ) -> PartBuffer:
+        """These tails in a buffer, the caller's. `also`: called with each piece too. The caller
+        must not hold a buffer."""
         part = await self._pushes.budget.acquire(capacity, part_size)
+
+        def take(piece: bytes) -> None:
+            if also is not None:
+                also(piece)
+            with memoryview(piece) as left:
+                done = 0
+                while done < len(piece):
+                    count = fill(part, left[done:])
+                    part.advance(count)
+                    done += count
+
         try:
             for tail in tails:
-                data = memoryview(await self._sessions.get_tail(tail))
-                while data:
-                    count = fill(part, data)
-                    part.advance(count)
-                    data = data[count:]
+                await self._sessions.read_tail(tail, take)
         except BaseException:
             part.release()
             raise
@@ -80,29 +88,34 @@ class Closer:
     async def _build(self, held: Held, digest: Digest) -> None:
         """Bring the bytes to the blob's key."""
         session = held.now
-        if session.multipart is None and len(session.tails) != 1:
+        if session.multipart is None:
             await self._join_tails(session, digest)
             return
-        if session.multipart is not None:
-            await self._complete(session, session.multipart)
-            source = session.data_key
-        else:
-            source = session.tails[0].key
-        if digest.algorithm != "sha256" or session.contended:
-            await self._check_stored(source, digest)
+        proven = await self._complete(held, session.multipart)
+        if digest.algorithm != "sha256" or session.contended or not proven:
+            await self._check_stored(session, digest)
         if digest.algorithm != "sha256":
-            # Where we die behind the move, there is nothing left to look at.
+            # Now: once it is moved, there is nothing left to read.
             await held.advance(session.next(verified=str(digest)))
-        await self._store.move(source, keys.blob(digest), session.offset)
+        # It may take long. Others may store the blob meanwhile, and theirs may grow old enough to
+        # be collected; and S3 dates what is copied in parts back to the beginning of the copy.
+        await self._pushes.pins.claim(digest)
+        await self._store.move(session.data_key, keys.blob(digest), session.offset)
 
-    async def _complete(self, session: Session, upload: Multipart) -> None:
+    async def _complete(self, held: Held, upload: Multipart) -> bool:
+        """Make the session's object of its parts; False where it was only found.
+
+        What we complete is proven: the bytes that we stored count, not others, since their etags
+        are named, and what is read back for it is hashed. An object that is there already, since
+        an answer was lost, may be anything.
+        """
+        session = held.now
+        if held.resumed and await self._store.head(session.data_key) is not None:
+            return False
         parts = list(session.parts)
         if session.last_part is not None:
             parts.append(session.last_part)
         elif session.tails:
-            done = await self._store.head(session.data_key)
-            if done is not None and done.size == session.offset:
-                return  # before an answer that was lost
             last = await self.load(session.tails, session.tail_size, session.part_size)
             try:
                 offset = session.offset - session.tail_size
@@ -110,29 +123,38 @@ class Closer:
             finally:
                 last.release()
         await self._store.complete_multipart(upload, parts)
+        return True
 
     async def _join_tails(self, session: Session, digest: Digest) -> None:
-        """No tail or several small ones, and no part: less than one part in all."""
-        if not session.tails:
-            check_digest(digest, hashlib.new(digest.algorithm).hexdigest())
-            await self._store.put(keys.blob(digest), b"")
-            return
-        part = await self.load(session.tails, session.offset, session.part_size)
+        """Store the bytes of tails alone: less than one part, or none at all."""
+        # The sha256 was compared before; what is read back for it is proven by `read_tail`.
+        other = None if digest.algorithm == "sha256" else hashlib.new(digest.algorithm)
+        part = None
+        if session.tails:
+            also = None if other is None else other.update
+            part = await self.load(session.tails, session.offset, session.part_size, also)
         try:
-            if digest.algorithm != "sha256":
-                with memoryview(part) as data:
-                    check_digest(digest, hashlib.new(digest.algorithm, data).hexdigest())
-            await self._store.put(keys.blob(digest), part)
+            if other is not None:
+                check_digest(digest, other.hexdigest())
+            await self._store.put(keys.blob(digest), b"" if part is None else part)
         finally:
-            part.release()
+            if part is not None:
+                part.release()
 
-    async def _check_stored(self, key: str, digest: Digest) -> None:
-        """Read the bytes a second time: where the digest is not sha256, or where a request that
-        never came to its end may have written among them."""
-        hasher = hashlib.new(digest.algorithm)
-        async with self._store.open(key) as reader:
+    async def _check_stored(self, session: Session, digest: Digest) -> None:
+        """Read the bytes a second time: where the digest is not sha256, where a request that did
+        not come to its end may have written among them, or where they were only found."""
+        hasher, other = Sha256(), None
+        if digest.algorithm != "sha256":
+            other = hashlib.new(digest.algorithm)
+        async with self._store.open(session.data_key) as reader:
             if reader is None:
-                raise StoreError(f"read {key}: it is not there", retry_after=None)
-            async for chunk in reader:
-                hasher.update(chunk)
-        check_digest(digest, hasher.hexdigest())
+                raise Damaged(f"read {session.data_key}: it is not there")
+            async for piece in reader:
+                hasher.update(piece)
+                if other is not None:
+                    other.update(piece)
+        if hasher.export_state() != session.digest_state:
+            raise Damaged(f"read {session.data_key}: other bytes than came")
+        if other is not None:
+            check_digest(digest, other.hexdigest())

@@ -51,7 +51,8 @@ class Dispatcher:
         self._upload: Multipart | None = None  # once it may be written to
         self._opening: asyncio.Task[Multipart] | None = None
         self._created: Multipart | None = None  # ours to abort
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], int] = {}  # under way, with their numbers
+        self._failed: int | None = None  # the first part that is not stored, and will not be
         self._parts = list(begun.parts)
         self._next_number = len(begun.parts) + 1
         self._next_offset = sum(part.size for part in begun.parts)
@@ -78,16 +79,20 @@ class Dispatcher:
         self._next_number += 1
         self._next_offset += part.filled
         task = asyncio.create_task(self._ship(number, offset, part))
-        self._tasks.add(task)
+        self._tasks[task] = number
         task.add_done_callback(lambda task: self._shipped(task, part))
 
-    async def finish(self, last: PartBuffer | None) -> None:
+    async def finish(
+        self, last: PartBuffer | None, before_visible: Callable[[], Awaitable[None]]
+    ) -> None:
         """Send the last part (None where the body is empty) and make the object visible.
 
-        The caller has verified the digest. Raises `StoreError`; `abort` is still the caller's.
+        The caller has verified the digest. `before_visible()`: called when all parts are stored,
+        which may be much later. Raises `StoreError`; `abort` is still the caller's.
         """
         if self._next_number == 1:
             try:
+                await before_visible()
                 await self._store.put(self._key, last if last is not None else b"")
             finally:
                 if last is not None:
@@ -97,6 +102,7 @@ class Dispatcher:
             self.ship(last)
         stored = await self.settle()
         assert stored.upload is not None
+        await before_visible()
         await self._store.complete_multipart(stored.upload, stored.parts)
         metrics.multiparts -= 1
 
@@ -109,6 +115,21 @@ class Dispatcher:
         return Begun(
             self._upload or self._begun.upload, sorted(self._parts, key=lambda part: part.number)
         )
+
+    async def settle_begin(self) -> Begun:
+        """After a failure: the parts that are stored without a gap, once none that is under way
+        can add to them."""
+        while waiting := [
+            task
+            for task, number in self._tasks.items()
+            if self._failed is None or number < self._failed
+        ]:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        stored = {part.number: part for part in self._parts}
+        whole = list[Part]()
+        while (part := stored.get(len(whole) + 1)) is not None:
+            whole.append(part)
+        return Begun(self._upload or self._begun.upload, whole)
 
     async def put_last(self, data: memoryview) -> Part:
         """Store the part behind all that were shipped, which is still the caller's: it counts
@@ -163,14 +184,14 @@ class Dispatcher:
 
     def _shipped(self, task: asyncio.Task[None], part: PartBuffer) -> None:
         # Also for a task that was cancelled before it ran.
-        self._tasks.discard(task)
+        number = self._tasks.pop(task)
         part.release()
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is None:
+        error = None if task.cancelled() else task.exception()
+        if error is None and not task.cancelled():
             self._on_room()
-        elif self._error is None:
+            return
+        self._failed = number if self._failed is None else min(self._failed, number)
+        if error is not None and self._error is None:
             assert isinstance(error, Exception)
             self._error = error
             self._on_failure(error)

@@ -116,9 +116,15 @@ class Hashing:
 class Digesting:
     """The digest of one body."""
 
-    def __init__(self, hashing: Hashing, digest: Sha256, on_hashed: Callable[[], None]) -> None:
-        """`on_hashed()`: something of what waited was hashed."""
-        self.queue = HashQueue(digest)
+    def __init__(
+        self,
+        hashing: Hashing,
+        digest: Sha256,
+        on_hashed: Callable[[], None],
+        part_size: int = 0,
+    ) -> None:
+        """`on_hashed()`: something of what waited was hashed. `part_size`: see `HashQueue`."""
+        self.queue = HashQueue(digest, part_size)
         self._hashing = hashing
         self._on_hashed = on_hashed
         self._resting = False
@@ -143,6 +149,8 @@ class Digesting:
         hashing.took_alone()
         if hashing.executor is None and not self.queue.waiting:
             part.advance_hashed(count, self.queue.digest)
+            if not part.room:
+                self.queue.note()
             return
         self.queue.add(part, count)
         # Nobody but us would free a part that others may be waiting for.

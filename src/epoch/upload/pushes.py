@@ -102,11 +102,23 @@ class Pushes:
         hasher = new_hasher(digest.algorithm)
         began = time.monotonic()
         stored = await self.pins.rely(digest)
-        if stored is not None and body.length in (None, stored.size):
+        # Of a chunked body the length is known too late: it is stored, and replaces what is there.
+        if stored is not None and body.length == stored.size:
             await body.into(lambda _: DiscardSink(hasher, self.max_blob))
             check_digest(digest, hasher.hexdigest())
+            if time.monotonic() - began > LONGEST:
+                stored = await self.pins.rely(digest)
+                if stored is None or body.length != stored.size:
+                    raise StoreError(f"{digest} was removed while it was being pushed")
             await self.store.make_durable([keys.blob(digest)])
             return "existing"
+
+        async def before_visible() -> None:
+            if time.monotonic() - began > LONGEST:
+                # Others may have stored it since, and it may be old enough to be collected; and
+                # S3 dates what is stored in parts back to its beginning.
+                await self.pins.claim(digest)
+
         transfer = Transfer(
             self.store,
             self.budget,
@@ -121,11 +133,7 @@ class Pushes:
             await transfer.receive(body)
             await transfer.digested()
             check_digest(digest, hasher.hexdigest())
-            if time.monotonic() - began > LONGEST:
-                # Others may have stored it since, and it may be old enough to be collected; and
-                # S3 dates what is stored in parts back to its beginning.
-                await self.pins.claim(digest)
-            await transfer.dispatcher.finish(transfer.take_last())
+            await transfer.dispatcher.finish(transfer.take_last(), before_visible)
         except BaseException:
             await self.give_up(transfer)
             raise

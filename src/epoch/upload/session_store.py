@@ -8,19 +8,26 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
 from epoch import log
+from epoch._fastio import Sha256
 from epoch.errors import Code, RegistryError
-from epoch.store.base import Multipart, Store, StoreError
+from epoch.store.base import Multipart, Store, StoreError, UploadLost
 from epoch.upload.session import MAX_STATE, Session, Tail
 
 SECRET_KEY: Final = "_uploads/secret"  # noqa: S105 - where the secret lies
+SECRET_BYTES: Final = 32
+
 LIFETIME: Final = 24 * 3600.0
 """Seconds without a change after which a session has expired."""
+
+EXPIRED: Final = LIFETIME + 3600.0
+"""Seconds without a change after which nobody goes on with a session: a request that found it just
+before it expired has changed it since (`ALIVE_SECONDS`), and clocks may differ by 15 minutes."""
 
 _ID_BYTES, _TIME_BYTES, _MAC_BYTES = 16, 4, 16
 
@@ -33,12 +40,21 @@ CLOSING_PAUSE: Final = 0.1
 could not."""
 
 
+class Damaged(StoreError):
+    """What the store returns of a session is not what was written: it cannot go on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after=None)
+
+
 class Held:
     """A session that one request writes to."""
 
     def __init__(self, sessions: Sessions, session: Session) -> None:
         self.now = session
         """The generation that the request stands on."""
+        self.resumed = bool(session.closing)
+        """Whether a request before this one has begun to complete it, and not come to its end."""
         self.fresh: list[str] = []
         """Keys of tails that it has written and that no generation names yet."""
         self.stale: list[str] = []
@@ -62,12 +78,20 @@ class Held:
         the same for all that go on from here."""
         await self.advance(self.now.next(claimed=True, interrupted=True, last_part=None))
 
-    async def put_tail(self, offset: int, data: memoryview | bytes) -> Tail:
-        """Store bytes behind the last full part, which begin at `offset` of the blob."""
+    async def cancel(self) -> None:
+        """Give the session up: a request that still writes to it loses."""
+        upload = self.now.multipart
+        await self.advance(self.now.ended())
+        await self._sessions.clear(self.now, upload)
+
+    async def put_tail(self, data: memoryview | bytes, begin: bytes | None, end: bytes) -> Tail:
+        """Store bytes behind the last full part. `begin`, `end`: the states of the upload's sha256
+        before and after them."""
+        offset = Sha256(begin).length
         key = f"{self.now.folder}tail/{offset:020d}-{secrets.token_hex(4)}"
         self.fresh.append(key)
         await self._sessions.store.put(key, data)
-        return Tail(key, len(data))
+        return Tail(key, len(data), begin, end)
 
 
 class Sessions:
@@ -93,16 +117,18 @@ class Sessions:
         named, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
         if not hmac.compare_digest(mac, await self._mac(repository, named)):
             raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
-        session_id = named[:_ID_BYTES].hex()
-        session = await self._newest(repository, session_id)
+        empty = Session(named[:_ID_BYTES].hex(), repository)
+        try:
+            session, touched = await self._newest(empty)
+        except Damaged as error:
+            raise _damaged(empty, error) from error
         if session is None:
-            begun = int.from_bytes(named[_ID_BYTES:], "big")
-            if time.time() - begun > LIFETIME:
-                raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN, "the upload has expired")
-            return Session(session_id, repository)
-        if session.cancelled or session.repository != repository:
+            touched = int.from_bytes(named[_ID_BYTES:], "big")
+        elif session.cancelled or session.repository != repository:
             raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
-        return session
+        if time.time() - touched > LIFETIME:
+            raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN, "the upload has expired")
+        return session or empty
 
     @asynccontextmanager
     async def hold(self, session: Session) -> AsyncIterator[Held]:
@@ -116,18 +142,25 @@ class Sessions:
         held = Held(self, session.taken_over())
         try:
             yield held
-        except StoreError:
-            # Another process may have removed what this request needed; where both complete the
-            # session, before it could say so.
-            for look in range(CLOSING_LOOKS if held.now.closing else 1):
-                if look:
-                    await asyncio.sleep(CLOSING_PAUSE)
-                newest = await self.newest(held.now)
-                if (newest.nonce if newest else "") != held.now.nonce:
-                    raise _lost(newest) from None
-            raise
+        except StoreError as error:
+            await self._check_still_newest(held.now)
+            if not isinstance(error, Damaged | UploadLost):
+                raise
+            # It would fail in the same way for ever: let the client begin again.
+            await held.cancel()
+            raise _damaged(session, error) from error
         finally:
             self._busy.discard(session.id)
+
+    async def _check_still_newest(self, session: Session) -> None:
+        """Raise 416 or 404 where another process was faster, and may have removed what the request
+        on `session` needed; where both complete it, before it could say so."""
+        for look in range(CLOSING_LOOKS if session.closing else 1):
+            if look:
+                await asyncio.sleep(CLOSING_PAUSE)
+            newest = await self.newest(session)
+            if (newest.nonce if newest else "") != session.nonce:
+                raise _lost(newest) from None
 
     async def advance(self, before: Session, after: Session) -> Session:
         """Write the next generation; 416 or 404 if another request was faster."""
@@ -137,7 +170,7 @@ class Sessions:
         try:
             written = await self.store.put_new(after.state_key(), after.encode())
             # Old generations are deleted: nothing was there does not mean that none has been.
-            if written and await self._newest_key(after) == after.state_key():
+            if written and (await self._look(after))[0] == after.state_key():
                 return after
         except StoreError as error:
             failure = error
@@ -151,19 +184,30 @@ class Sessions:
             await self.delete([after.state_key()])
         raise _lost(newest)
 
-    async def get_tail(self, tail: Tail) -> bytes:
-        """Read such bytes back."""
-        data = await self.store.get(tail.key, tail.size)
-        if data is None or len(data) != tail.size:
-            raise StoreError(f"read {tail.key}: not there as it was written", retry_after=None)
-        return data
+    async def read_tail(self, tail: Tail, take: Callable[[bytes], object]) -> None:
+        """Read such bytes back, piece by piece into `take`. `Damaged` where they are not what was
+        written, after some of them may have been taken."""
+        hasher = Sha256(tail.begin)
+        async with self.store.open(tail.key) as reader:
+            if reader is None or reader.info.size != tail.size:
+                found = "no object" if reader is None else f"{reader.info.size} bytes"
+                raise Damaged(f"read {tail.key}: {found}, where {tail.size} bytes were written")
+            left = tail.size
+            async for piece in reader:
+                left -= len(piece)
+                if left < 0:
+                    break
+                hasher.update(piece)
+                take(piece)
+        if hasher.export_state() != tail.end:
+            raise Damaged(f"read {tail.key}: other bytes than were written")
 
     async def keep_alive(self, session: Session, interval: float) -> None:
         """Show, until cancelled, that bytes still arrive: sessions expire only after inactivity."""
         while True:
             await asyncio.sleep(interval)
             try:
-                await self.store.put(f"{session.folder}alive", b"")
+                await self.store.put(session.alive_key, b"")
             except StoreError as error:
                 log.warn("an upload could not be kept alive", reason=error)
 
@@ -203,25 +247,32 @@ class Sessions:
 
     async def newest(self, session: Session) -> Session | None:
         """The newest generation of a session that is known to have any, or had."""
-        return await self._newest(session.repository, session.id)
+        return (await self._newest(session))[0]
 
-    async def _newest(self, repository: str, session_id: str) -> Session | None:
-        session = Session(session_id, repository)
+    async def _newest(self, session: Session) -> tuple[Session | None, float]:
+        """The newest generation, and when the session was last written to (Unix seconds)."""
         for _ in range(8):
-            newest = await self._newest_key(session)
-            if newest is None:
-                return None
-            data = await self.store.get(newest, MAX_STATE)
+            key, touched = await self._look(session)
+            if key is None:
+                return None, touched
+            data = await self.store.get(key, MAX_STATE)
             if data is not None:
-                return Session.decode(session_id, int(newest.rpartition("/")[2]), data)
+                try:
+                    generation = int(key.rpartition("/")[2])
+                    return Session.decode(session.id, generation, data), touched
+                except ValueError as error:
+                    raise Damaged(f"read {key}: {error}") from error
             # A newer generation has just replaced it.
         raise StoreError(f"read {session.folder}: it changes faster than it can be read")
 
-    async def _newest_key(self, session: Session) -> str | None:
-        newest = None
+    async def _look(self, session: Session) -> tuple[str | None, float]:
+        """The key of the newest generation, and when the session was last written to."""
+        newest, touched = None, 0.0
         async for info in self.store.list(f"{session.folder}state/"):
-            newest = info.key
-        return newest
+            touched = max(touched, info.modified)
+            if info.key != session.alive_key:
+                newest = info.key
+        return newest, touched
 
     async def _mac(self, repository: str, named: bytes) -> bytes:
         if self._secret is None:
@@ -231,19 +282,40 @@ class Sessions:
 
     async def _shared_secret(self) -> bytes:
         """The same for all processes over this store: the first one to need it writes it."""
-        found = await self.store.get(SECRET_KEY, 1024)
+        found = await read_secret(self.store)
         if found is None:
-            await self.store.put_new(SECRET_KEY, secrets.token_bytes(32))
-            found = await self.store.get(SECRET_KEY, 1024)
+            await self.store.put_new(SECRET_KEY, secrets.token_bytes(SECRET_BYTES))
+            found = await read_secret(self.store)
         if found is None:
             raise StoreError(f"read {SECRET_KEY}: it is not there though it was just written")
         return found
+
+
+async def read_secret(store: Store) -> bytes | None:
+    """What sessions are authenticated with, None where no server has needed it yet. `StoreError`
+    where it is damaged: whoever could guess what is left of it could forge sessions."""
+    found = await store.get(SECRET_KEY, 1024)
+    # A file whose blocks never reached the disk reads as zeros.
+    if found is not None and (len(found) != SECRET_BYTES or not any(found)):
+        raise StoreError(
+            f"read {SECRET_KEY}: it is damaged ({len(found)} bytes): delete that object, and "
+            "a new one is made; uploads under way begin again",
+            retry_after=None,
+        )
+    return found
 
 
 def conflict(session: Session, message: str) -> RegistryError:
     """416, with where the upload stands, so that the client can go on from there."""
     return RegistryError(
         Code.BLOB_UPLOAD_INVALID, message, status=416, headers=(("Range", range_of(session)),)
+    )
+
+
+def _damaged(session: Session, error: StoreError) -> RegistryError:
+    log.error("an upload cannot go on: the store has lost bytes of it", id=session.id, reason=error)
+    return RegistryError(
+        Code.BLOB_UPLOAD_UNKNOWN, "what was stored of this upload is damaged: begin again"
     )
 
 

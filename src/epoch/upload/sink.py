@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from epoch._fastio import PartBuffer, Sha256, fill
@@ -68,7 +69,9 @@ class PartSink:
         self._shipper = shipper
         self._hasher = hasher
         self._digesting = (
-            Digesting(hashing, hasher, self._hashed) if isinstance(hasher, Sha256) else None
+            Digesting(hashing, hasher, self._hashed, part_size)
+            if isinstance(hasher, Sha256)
+            else None
         )
         self._length = length
         self._limit = limit
@@ -184,6 +187,12 @@ class PartSink:
         """Wait until the digest has taken all that came."""
         if self._digesting is not None:
             await self._digesting.settle()
+
+    @property
+    def midstates(self) -> Mapping[int, bytes]:
+        """Of the sha256, at the end of each full part, by the number of bytes hashed; complete
+        after `digested`."""
+        return {} if self._digesting is None else self._digesting.queue.midstates
 
     def drop(self) -> None:
         """The digest is not needed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from epoch._fastio import PartBuffer
 from epoch.config import UploadSettings
@@ -76,6 +76,11 @@ class Transfer:
         """Wait until the hasher has taken all that came."""
         if self._sink is not None:
             await self._sink.digested()
+
+    @property
+    def midstates(self) -> Mapping[int, bytes]:
+        """See `PartSink.midstates`."""
+        return {} if self._sink is None else self._sink.midstates
 
     def take_last(self) -> PartBuffer | None:
         """`last`, the caller's from now on."""
