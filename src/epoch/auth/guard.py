@@ -84,6 +84,12 @@ class Guard:
         anonymous = "rules" if self._rules is not None else "pull" if open_to_all else "nothing"
         log.info("access is controlled", challenge=self._challenge.kind, anonymous=anonymous)
 
+    def reload(self) -> None:
+        """Read the files with rules, users and keys now."""
+        if self._rules is not None:
+            self._rules.reload()
+        self._who.reload()
+
     def close(self) -> None:
         """End what runs behind the requests."""
         self._who.close()
