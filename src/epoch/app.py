@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
 import uvloop
 
-from epoch import log
+from epoch import log, signals
 from epoch._fastio import hash_seconds
 from epoch.auth.guard import Guard
 from epoch.config import Settings, SettingsError, StoreSettings
@@ -162,6 +164,7 @@ def run(settings: Settings, parent: Parent | None = None) -> int:
     `parent`: of several processes that share the port, each of which serves in this way.
     """
     log.configure(settings.log_level)
+    _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings, parent))
 
@@ -180,8 +183,7 @@ async def _serve(settings: Settings, parent: Parent | None) -> int:
             app.totals = parent.totals
         service = make_service(settings, app)
         tls = Tls(settings.tls) if settings.tls else None
-        if tls is not None:
-            loop.add_signal_handler(signal.SIGHUP, _reload, tls)
+        signals.handle(loop.add_signal_handler, partial(_reload, app.guard, tls))
         host, port = await service.listen(
             settings.http.host, settings.http.port, tls, reuse_port=parent is not None
         )
@@ -229,8 +231,13 @@ async def _collect(settings: Settings, progress: Progress, dry_run: bool) -> Rep
             if not collector.sweeping:
                 task.cancel()
 
+        loop = asyncio.get_running_loop()
+        # A collection that is killed within a sweep leaves an announcement that holds up pushes.
+        # One that was started with nohup(1) goes on when its terminal is closed.
+        goes_on = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signals.handle(loop.add_signal_handler, (lambda: None) if goes_on else stop)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
+            loop.add_signal_handler(number, stop)
         await asyncio.wait({task})
         return None if task.cancelled() or collector.stopped else task.result()
     finally:
@@ -241,13 +248,30 @@ def _collector(settings: Settings, store: Store) -> Collector:
     return Collector(store, min_age=settings.garbage.min_age, session_lifetime=LIFETIME)
 
 
-def _reload(tls: Tls) -> None:
+def _reload(guard: Guard, tls: Tls | None) -> None:
+    """Read again what can be read again: SIGHUP."""
+    log.info("SIGHUP received: the certificate and the files with users, rules and keys are read")
+    guard.reload()
+    if tls is None:
+        return
     try:
         tls.reload()
     except SettingsError as error:
         log.error("the certificate stays as it was", reason=error)
     else:
         log.info("certificate read again")
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as we may, one for each client and each part under way: the soft
+    limit of 1,024 is there for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError) as error:  # macOS: not beyond kern.maxfilesperproc
+        log.debug("the limit of descriptors stays as it was", limit=soft, reason=error)
+    else:
+        log.debug("limit of descriptors raised", before=soft, now=hard)
 
 
 def open_store(settings: StoreSettings) -> Store:

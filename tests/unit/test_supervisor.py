@@ -1,4 +1,4 @@
-"""The parent of workers and its end of the pipes: what goes wrong with one worker costs no place."""
+"""The parent of workers, and the pipes: what goes wrong with one worker costs no place."""
 
 from __future__ import annotations
 

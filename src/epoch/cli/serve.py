@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
+from epoch import signals
 from epoch.cli.access import access_options, auth_settings, tls_settings
 from epoch.cli.params import Address, Duration, Size, format_duration, format_size, option
 from epoch.config import (
@@ -22,9 +23,6 @@ from epoch.config import (
     spare_cores,
 )
 from epoch.config import UploadSettings as Upload
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from epoch.workers.parent import Parent
@@ -157,6 +155,7 @@ way are finished, then the exit code is 0.
 @click.pass_context
 def serve(ctx: click.Context, /, **options: Any) -> None:
     """Run the registry, on a bucket where EPOCH_S3_* names one, else on a directory."""
+    signals.hold()
     try:
         settings = _settings(options)
     except SettingsError as error:
