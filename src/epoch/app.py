@@ -20,7 +20,7 @@ from epoch.download.blobs import Blobs as Downloads
 from epoch.errors import Code, RegistryError
 from epoch.http.head import Limits
 from epoch.http.listener import Service
-from epoch.http.message import Request, Response
+from epoch.http.message import ClientGone, Request, Response
 from epoch.http.routes import Endpoint, Route, match
 from epoch.http.shared import Timeouts
 from epoch.http.tls import Tls
@@ -42,7 +42,12 @@ from epoch.upload.blobs import Blobs as Uploads
 from epoch.upload.session_store import LIFETIME
 from epoch.workers.parent import Parent
 
+CLIENT_GONE: Final = 499
+"""The status by which a request whose client went away is counted and logged (nginx's)."""
+
 API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
+
+_TEXT: Final = [("Content-Type", "text/plain; charset=utf-8")]
 
 Action = Callable[[Request, Route], Awaitable[Response]]
 
@@ -55,6 +60,7 @@ class App:
         self.totals: Callable[[], Awaitable[bytes | None]] | None = None
         """The metrics of all processes that share the port, where there are others."""
         self.guard = Guard(settings.auth)
+        self._failures = log.Bounded()
         pins = Pins(store, times)
         membership = Membership(store)
         link = membership.add if self.guard.limits_pulls else None
@@ -111,18 +117,28 @@ class App:
         try:
             route = _route(request.path)
             endpoint = route.endpoint.name.lower()
-            await self.guard.authorize(request, route)
-            response = await self._action(route, request.method)(request, route)
+            response = await self._answer(request, route)
             status = response.status
         except RegistryError as error:
             status = error.status
             raise
-        except StoreError as error:
-            status = Code.UNAVAILABLE.status
-            raise _unavailable(error) from error
+        except (ClientGone, asyncio.CancelledError):
+            status = CLIENT_GONE
+            raise
         finally:
             metrics.request(endpoint, request.method, status)
         return response
+
+    async def _answer(self, request: Request, route: Route) -> Response:
+        await self.guard.authorize(request, route)
+        try:
+            return await self._action(route, request.method)(request, route)
+        except StoreError as error:
+            endpoint, method = route.endpoint.name.lower(), request.method
+            self._failures.error(
+                "the store failed", error, endpoint=endpoint, method=method, name=route.name
+            )
+            raise _unavailable(error) from error
 
     def start(self) -> None:
         """Begin what runs behind the requests."""
@@ -325,8 +341,14 @@ def _route(path: str) -> Route:
 
 
 def _unavailable(error: StoreError) -> RegistryError:
-    headers = (("Retry-After", str(round(error.retry_after) or 1)),) if error.retry_after else ()
-    return RegistryError(Code.UNAVAILABLE, f"the store failed: {error}", headers=headers)
+    """What the client is told: nothing of the store, which is the operator's business."""
+    if error.retry_after is None:
+        return RegistryError(Code.UNAVAILABLE, "the registry's storage failed")
+    return RegistryError(
+        Code.UNAVAILABLE,
+        "the registry's storage does not answer; try again later",
+        headers=(("Retry-After", str(round(error.retry_after) or 1)),),
+    )
 
 
 async def _ping(_request: Request, _route: Route) -> Response:
@@ -334,4 +356,4 @@ async def _ping(_request: Request, _route: Route) -> Response:
 
 
 async def _health(_request: Request, _route: Route) -> Response:
-    return Response(200, [("Content-Type", "text/plain; charset=utf-8")], b"ok\n")
+    return Response(200, _TEXT.copy(), b"ok\n")
