@@ -38,6 +38,7 @@ from epoch.registry.referrers import Referrers
 from epoch.registry.tags import Tags
 from epoch.store.base import Store, StoreError
 from epoch.store.pins import TIMES, Pins, Times
+from epoch.store.readiness import Readiness
 from epoch.upload.blobs import Blobs as Uploads
 from epoch.upload.session_store import LIFETIME
 from epoch.workers.parent import Parent
@@ -60,6 +61,7 @@ class App:
         self.totals: Callable[[], Awaitable[bytes | None]] | None = None
         """The metrics of all processes that share the port, where there are others."""
         self.guard = Guard(settings.auth)
+        self.readiness = Readiness(store)
         self._failures = log.Bounded()
         pins = Pins(store, times)
         membership = Membership(store)
@@ -86,6 +88,7 @@ class App:
                 "POST": lambda request, _: self.guard.token(request),
             },
             Endpoint.HEALTH: {"GET": _health},
+            Endpoint.READY: {"GET": lambda _request, _to: self._ready()},
             Endpoint.METRICS: {"GET": lambda _request, _to: self._metrics()},
             Endpoint.BLOB: {
                 "GET": lambda request, to: downloads.get(request, to.name, to.reference),
@@ -147,6 +150,7 @@ class App:
     async def close(self) -> None:
         """End what runs behind the requests, then the store."""
         await self._schedule.close()
+        await self.readiness.close()
         await self._uploads.close()
         await self._dashboard.close()
         self.guard.close()
@@ -156,6 +160,11 @@ class App:
         content_type, own = render()
         body = await self.totals() if self.totals is not None else None
         return Response(200, [("Content-Type", content_type)], body or own)
+
+    async def _ready(self) -> Response:
+        if await self.readiness.holds():
+            return Response(200, _TEXT.copy(), b"ok\n")
+        return Response(503, _TEXT.copy(), b"not ready\n")
 
     def _action(self, route: Route, method: str) -> Action:
         actions = self._actions[route.endpoint]
@@ -212,6 +221,7 @@ async def _serve(settings: Settings, parent: Parent | None) -> int:
     (parent.ready if parent else log.ready)(address, store.description)
     app.start()
     await stop.wait()
+    app.readiness.end()
     log.info("stopping", requests=len(service.tasks), grace=settings.http.shutdown_grace)
     stop.clear()
     closing = asyncio.create_task(service.close(settings.http.shutdown_grace))

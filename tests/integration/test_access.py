@@ -268,7 +268,7 @@ async def test_the_ping_tells_to_sign_in(guarded: Server) -> None:
         f"Authorization: Bearer {REGISTRY_TOKEN}",
     ):
         assert (await request(port, "GET", "/v2/", None, field)).status == 200
-    for path in ("/healthz", "/metrics"):
+    for path in ("/healthz", "/readyz", "/metrics"):
         assert (await request(port, "GET", path)).status == 200
 
 

@@ -19,7 +19,7 @@ from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.http.routes import Endpoint, Route
 
-_OPEN: Final = frozenset({Endpoint.HEALTH, Endpoint.METRICS, Endpoint.TOKEN})
+_OPEN: Final = frozenset({Endpoint.HEALTH, Endpoint.READY, Endpoint.METRICS, Endpoint.TOKEN})
 """Endpoints that everybody may reach; that for tokens looks at credentials itself."""
 
 
