@@ -18,6 +18,7 @@ from epoch.auth.guard import Guard
 from epoch.config import Settings, SettingsError, StoreSettings
 from epoch.download.blobs import Blobs as Downloads
 from epoch.errors import Code, RegistryError
+from epoch.http.cors import Cors
 from epoch.http.head import Limits
 from epoch.http.listener import Service
 from epoch.http.message import ClientGone, Request, Response
@@ -62,6 +63,8 @@ class App:
         """The metrics of all processes that share the port, where there are others."""
         self.guard = Guard(settings.auth)
         self.readiness = Readiness(store)
+        origins = settings.http.cors_origins
+        self._cors = Cors(origins) if origins else None
         self._failures = log.Bounded()
         pins = Pins(store, times)
         membership = Membership(store)
@@ -124,15 +127,21 @@ class App:
             status = response.status
         except RegistryError as error:
             status = error.status
+            if self._cors is not None:
+                error.headers += tuple(self._cors.fields(request))
             raise
         except (ClientGone, asyncio.CancelledError):
             status = CLIENT_GONE
             raise
         finally:
             metrics.request(endpoint, request.method, status)
+        if self._cors is not None:
+            response.headers += self._cors.fields(request)
         return response
 
     async def _answer(self, request: Request, route: Route) -> Response:
+        if self._cors is not None and (preflight := self._cors.preflight(request)) is not None:
+            return preflight  # browsers send it without credentials
         await self.guard.authorize(request, route)
         try:
             return await self._action(route, request.method)(request, route)

@@ -125,6 +125,14 @@ way are finished, then the exit code is 0.
     help="How long requests under way may take after SIGTERM before they are cut.",
 )
 @option(
+    "--cors-origin",
+    multiple=True,
+    default=None,
+    metavar="ORIGIN",
+    help="Let pages of this origin, or of all (*), use the registry from a browser; repeat it for "
+    "several.",
+)
+@option(
     "--workers",
     type=click.IntRange(min=1),
     default=1,
@@ -180,6 +188,7 @@ def _settings(options: dict[str, Any]) -> Settings:
             port=port,
             idle_timeout=options["idle_timeout"],
             shutdown_grace=options["shutdown_grace"],
+            cors_origins=tuple(options["cors_origin"] or ()),
         ),
         tls=tls_settings(options),
         auth=auth_settings(options, variables),
