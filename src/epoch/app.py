@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from epoch._fastio import hash_seconds
 from epoch.auth.guard import Guard
 from epoch.config import Settings, SettingsError, StoreSettings
 from epoch.download.blobs import Blobs as Downloads
+from epoch.environment import unread
 from epoch.errors import Code, RegistryError
 from epoch.http.cors import Cors
 from epoch.http.head import Limits
@@ -226,6 +228,7 @@ async def _serve(settings: Settings, parent: Parent | None) -> int:
         raise
     if parent is None or parent.first:
         app.guard.announce()
+        _warn_of_unread(settings.store)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     (parent.ready if parent else log.ready)(address, store.description)
     app.start()
@@ -255,6 +258,7 @@ def collect(settings: Settings, progress: Progress, *, dry_run: bool) -> Report 
 
 
 async def _collect(settings: Settings, progress: Progress, dry_run: bool) -> Report | None:
+    _warn_of_unread(settings.store)
     store = open_store(settings.store)
     try:
         await store.check()
@@ -307,6 +311,15 @@ def _raise_descriptor_limit() -> None:
         log.debug("the limit of descriptors stays as it was", limit=soft, reason=error)
     else:
         log.debug("limit of descriptors raised", before=soft, now=hard)
+
+
+def _warn_of_unread(store: StoreSettings) -> None:
+    """Say so where a bucket may have been meant and the directory is taken."""
+    if store.s3 is None and (names := unread(os.environ)):
+        log.warn(
+            f"{', '.join(names)}: not read; set EPOCH_S3_* to store in a bucket",
+            storing_in=store.data_dir,
+        )
 
 
 def open_store(settings: StoreSettings) -> Store:
