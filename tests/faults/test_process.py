@@ -17,6 +17,7 @@ from epoch.store.s3 import S3Store
 from tests.faults.proxy import Fault, proxied
 from tests.tools.client import Client, digest_of, get_blob, has_blob, head, put_blob, request
 from tests.tools.fixtures import StartServer, open_place
+from tests.tools.machine import program
 from tests.tools.running import PART, eventually
 from tests.tools.server import Server
 
@@ -138,7 +139,7 @@ async def test_kill_and_restart(start_server: StartServer, place: S3Settings | P
 @DIRECTORY
 async def test_file_size_limit(start_server: StartServer, place: Path) -> None:
     """A write fails amid a part (EFBIG): 503, no temporary file, and the rest goes on."""
-    server = start_server(before=["prlimit", f"--fsize={PART + 1000}", "--"])
+    server = start_server(before=[program("prlimit"), f"--fsize={PART + 1000}", "--"])
     kept = DATA[:1000]
     assert (await put_blob(server.port, kept)).status == 201
     for data in (DATA, DATA[: PART + 2000], [DATA]):
@@ -158,7 +159,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB, where we may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
+    mount = [program("mount"), "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("needs the right to mount")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import signal
 import subprocess
 import time
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.tools.client import Client, digest_of, head, request
 from tests.tools.fixtures import StartServer
+from tests.tools.machine import curl
 from tests.tools.running import eventually
 from tests.tools.server import Server
 
@@ -480,14 +480,11 @@ async def test_a_body_is_not_read_before_it_is_refused(
 
 
 def test_curl_signs_in(guarded: Server) -> None:
-    curl = shutil.which("curl")
-    if curl is None:
-        pytest.skip("there is no curl")
     url = f"http://127.0.0.1:{guarded.port}/v2/private/x/blobs/{DIGEST}"
 
     def status(*arguments: str) -> str:
         done = subprocess.run(
-            [curl, "-sS", "-o", "/dev/null", "-w", "%{http_code}", *arguments],
+            [*curl(), "-sS", "-o", "/dev/null", "-w", "%{http_code}", *arguments],
             input=DATA, capture_output=True, timeout=30, check=True,
         )  # fmt: skip
         return done.stdout.decode()

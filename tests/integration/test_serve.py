@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from epoch.config import S3Settings
+from tests.tools.machine import program
 from tests.tools.server import Server, environment
 
 READY = re.compile(r" info ready addr=(\S+) store=\S")
@@ -97,7 +98,7 @@ def test_a_data_dir_that_cannot_be_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_all_descriptors_that_are_allowed_are_taken(tmp_path: Path, workers: int) -> None:
     extra = {"EPOCH_WORKERS": str(workers), "EPOCH_LOG_LEVEL": "debug"}
-    server = Server(tmp_path / "data", extra, before=["prlimit", "--nofile=64:2048", "--"])
+    server = Server(tmp_path / "data", extra, before=[program("prlimit"), "--nofile=64:2048", "--"])
     try:
         pid = server.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

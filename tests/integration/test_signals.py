@@ -17,6 +17,7 @@ from epoch.digest import Digest
 from epoch.store import keys
 from tests.tools.client import Client, digest_of, head, request
 from tests.tools.fixtures import StartServer
+from tests.tools.machine import program
 from tests.tools.running import PART, eventually
 from tests.tools.server import Server, environment
 
@@ -156,7 +157,7 @@ def test_a_collection_ends_in_order_or_goes_on(
     blob.parent.mkdir(parents=True)
     blob.write_bytes(content)
     os.utime(blob, (0, 0))
-    with start(place, *before, command="gc") as process:
+    with start(place, *map(program, before), command="gc") as process:
         try:
             # Amid its deletions: it then waits for two seconds.
             wait_until(lambda: bool([*(place / "_gc/sweeps").glob("*")]))
