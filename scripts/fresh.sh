@@ -44,7 +44,8 @@ git clone --quiet --no-hardlinks . "$machine/home/user/epoch"
 chroot "$machine" chown -R user:user /home/user
 # How this machine reaches its package registries is its own business: handed on as it is.
 cp -L /etc/resolv.conf /etc/hosts "$machine/etc/"
-[ ! -d /etc/ssl/certs ] || { mkdir -p "$machine/etc/ssl/certs" && cp -rL /etc/ssl/certs/. "$machine/etc/ssl/certs/"; }
+rm -rf "$machine/etc/ssl/certs" && mkdir -p "$machine/etc/ssl"
+[ ! -d /etc/ssl/certs ] || cp -rL /etc/ssl/certs "$machine/etc/ssl/"
 [ ! -e /etc/pip.conf ] || cp -L /etc/pip.conf "$machine/etc/"
 mapfile -t settings < <(env | grep -E '^(PIP_[A-Z_]+|(https?|no|all)_proxy|(HTTPS?|NO|ALL)_PROXY|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE)=' || true)
 read -ra wheels <<<"${PIP_FIND_LINKS:-}"
