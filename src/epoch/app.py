@@ -125,13 +125,24 @@ class App:
         try:
             route = _route(request.path)
             endpoint = route.endpoint.name.lower()
-            response = await self._answer(request, route)
+            # Browsers send a preflight without credentials.
+            response = None if self._cors is None else self._cors.preflight(request)
+            if response is None:
+                await self.guard.authorize(request, route)
+                response = await self._action(route, request.method)(request, route)
             status = response.status
         except RegistryError as error:
             status = error.status
-            if self._cors is not None:
-                error.headers += tuple(self._cors.fields(request))
+            self._allow_reading(error, request)
             raise
+        except StoreError as error:
+            self._failures.error(
+                "the store failed", error, endpoint=endpoint, method=request.method, name=route.name
+            )
+            refusal = _unavailable(error)
+            status = refusal.status
+            self._allow_reading(refusal, request)
+            raise refusal from error
         except (ClientGone, asyncio.CancelledError):
             status = CLIENT_GONE
             raise
@@ -141,18 +152,10 @@ class App:
             response.headers += self._cors.fields(request)
         return response
 
-    async def _answer(self, request: Request, route: Route) -> Response:
-        if self._cors is not None and (preflight := self._cors.preflight(request)) is not None:
-            return preflight  # browsers send it without credentials
-        await self.guard.authorize(request, route)
-        try:
-            return await self._action(route, request.method)(request, route)
-        except StoreError as error:
-            endpoint, method = route.endpoint.name.lower(), request.method
-            self._failures.error(
-                "the store failed", error, endpoint=endpoint, method=method, name=route.name
-            )
-            raise _unavailable(error) from error
+    def _allow_reading(self, error: RegistryError, request: Request) -> None:
+        """Let a page of another origin see why it was refused, where it may."""
+        if self._cors is not None:
+            error.headers += tuple(self._cors.fields(request))
 
     def start(self) -> None:
         """Begin what runs behind the requests."""
