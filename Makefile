@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo test test-slow conformance lint bench bench-push bench-core profile gates minio-test clients clean
+.PHONY: help setup run demo test test-slow conformance lint bench bench-push bench-core profile gates minio-test clients fresh clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ minio-test: $(BUILT) ## Run the store's tests against a MinIO server
 clients: $(BUILT) ## Push and pull with Docker, podman, skopeo, crane, ... (gets them; some minutes, as root)
 	$(BIN)/python -m tests.clients.programs
 	$(BIN)/python -m pytest tests/clients/matrix.py $(ARGS)
+
+fresh: ## Run make demo and make test on a machine with nothing but what the README names (root, debootstrap)
+	scripts/fresh.sh $(ARGS)
 
 clean: ## Remove all that was built here, .venv too
 	rm -rf .venv build dist src/*.egg-info src/epoch/_fastio.c src/epoch/*.so demo-data bench/bin \

@@ -15,6 +15,14 @@ from epoch.config import S3Settings
 from tests.tools.seaweedfs import READER, SeaweedFS
 
 
+def pytest_configure() -> None:
+    """Nothing that whoever runs the tests has set up leads them, or what they start, elsewhere."""
+    for name in list(os.environ):
+        other = name.startswith("AWS_") and name != "AWS_CA_BUNDLE"
+        if other or name.lower().endswith("_proxy"):
+            del os.environ[name]
+
+
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Every asynchronous test runs on the loop that `epoch serve` runs on."""
     return {"uvloop": uvloop.new_event_loop}

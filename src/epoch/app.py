@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
 import uvloop
 
-from epoch import log
+from epoch import log, signals
 from epoch._fastio import hash_seconds
 from epoch.auth.guard import Guard
 from epoch.config import Settings, SettingsError, StoreSettings
 from epoch.download.blobs import Blobs as Downloads
+from epoch.environment import unread
 from epoch.errors import Code, RegistryError
+from epoch.http.cors import Cors
 from epoch.http.head import Limits
 from epoch.http.listener import Service
-from epoch.http.message import Request, Response
+from epoch.http.message import ClientGone, Request, Response
 from epoch.http.routes import Endpoint, Route, match
 from epoch.http.shared import Timeouts
 from epoch.http.tls import Tls
@@ -39,11 +44,17 @@ from epoch.registry.verify import Verified as Verified
 from epoch.registry.verify import Verifier
 from epoch.store.base import Store, StoreError
 from epoch.store.pins import TIMES, Pins, Times
+from epoch.store.readiness import Readiness
 from epoch.upload.blobs import Blobs as Uploads
 from epoch.upload.session_store import EXPIRED, read_secret
 from epoch.workers.parent import Parent
 
+CLIENT_GONE: Final = 499
+"""The status by which a request whose client went away is counted and logged (nginx's)."""
+
 API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
+
+_TEXT: Final = [("Content-Type", "text/plain; charset=utf-8")]
 
 Action = Callable[[Request, Route], Awaitable[Response]]
 
@@ -56,6 +67,10 @@ class App:
         self.totals: Callable[[], Awaitable[bytes | None]] | None = None
         """The metrics of all processes that share the port, where there are others."""
         self.guard = Guard(settings.auth)
+        self.readiness = Readiness(store)
+        origins = settings.http.cors_origins
+        self._cors = Cors(origins) if origins else None
+        self._failures = log.Bounded()
         pins = Pins(store, times)
         membership = Membership(store)
         link = membership.add if self.guard.limits_pulls else None
@@ -88,6 +103,7 @@ class App:
                 "POST": lambda request, _: self.guard.token(request),
             },
             Endpoint.HEALTH: {"GET": _health},
+            Endpoint.READY: {"GET": lambda _request, _to: self._ready()},
             Endpoint.METRICS: {"GET": lambda _request, _to: self._metrics()},
             Endpoint.BLOB: {
                 "GET": lambda request, to: downloads.get(request, to.name, to.reference),
@@ -119,18 +135,37 @@ class App:
         try:
             route = _route(request.path)
             endpoint = route.endpoint.name.lower()
-            await self.guard.authorize(request, route)
-            response = await self._action(route, request.method)(request, route)
+            # Browsers send a preflight without credentials.
+            response = None if self._cors is None else self._cors.preflight(request)
+            if response is None:
+                await self.guard.authorize(request, route)
+                response = await self._action(route, request.method)(request, route)
             status = response.status
         except RegistryError as error:
             status = error.status
+            self._allow_reading(error, request)
             raise
         except StoreError as error:
-            status = Code.UNAVAILABLE.status
-            raise _unavailable(error) from error
+            self._failures.error(
+                "the store failed", error, endpoint=endpoint, method=request.method, name=route.name
+            )
+            refusal = _unavailable(error)
+            status = refusal.status
+            self._allow_reading(refusal, request)
+            raise refusal from error
+        except (ClientGone, asyncio.CancelledError):
+            status = CLIENT_GONE
+            raise
         finally:
             metrics.request(endpoint, request.method, status)
+        if self._cors is not None:
+            response.headers += self._cors.fields(request)
         return response
+
+    def _allow_reading(self, error: RegistryError, request: Request) -> None:
+        """Let a page of another origin see why it was refused, where it may."""
+        if self._cors is not None:
+            error.headers += tuple(self._cors.fields(request))
 
     def start(self) -> None:
         """Begin what runs behind the requests."""
@@ -139,6 +174,7 @@ class App:
     async def close(self) -> None:
         """End what runs behind the requests, then the store."""
         await self._schedule.close()
+        await self.readiness.close()
         await self._uploads.close()
         await self._dashboard.close()
         self.guard.close()
@@ -148,6 +184,11 @@ class App:
         content_type, own = render()
         body = await self.totals() if self.totals is not None else None
         return Response(200, [("Content-Type", content_type)], body or own)
+
+    async def _ready(self) -> Response:
+        if await self.readiness.holds():
+            return Response(200, _TEXT.copy(), b"ok\n")
+        return Response(503, _TEXT.copy(), b"not ready\n")
 
     def _action(self, route: Route, method: str) -> Action:
         actions = self._actions[route.endpoint]
@@ -172,6 +213,7 @@ def run(settings: Settings, parent: Parent | None = None) -> int:
     `parent`: of several processes that share the port, each of which serves in this way.
     """
     log.configure(settings.log_level)
+    _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings, parent))
 
@@ -191,8 +233,7 @@ async def _serve(settings: Settings, parent: Parent | None) -> int:
             app.totals = parent.totals
         service = make_service(settings, app)
         tls = Tls(settings.tls) if settings.tls else None
-        if tls is not None:
-            loop.add_signal_handler(signal.SIGHUP, _reload, tls)
+        signals.handle(loop.add_signal_handler, partial(_reload, app.guard, tls))
         host, port = await service.listen(
             settings.http.host, settings.http.port, tls, reuse_port=parent is not None
         )
@@ -201,10 +242,12 @@ async def _serve(settings: Settings, parent: Parent | None) -> int:
         raise
     if parent is None or parent.first:
         app.guard.announce()
+        _warn_of_unread(settings.store)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     (parent.ready if parent else log.ready)(address, store.description)
     app.start()
     await stop.wait()
+    app.readiness.end()
     log.info("stopping", requests=len(service.tasks), grace=settings.http.shutdown_grace)
     stop.clear()
     closing = asyncio.create_task(service.close(settings.http.shutdown_grace))
@@ -229,6 +272,7 @@ def collect(settings: Settings, progress: Progress, *, dry_run: bool) -> Report 
 
 
 async def _collect(settings: Settings, progress: Progress, dry_run: bool) -> Report | None:
+    _warn_of_unread(settings.store)
     store = open_store(settings.store)
     try:
         await store.check()
@@ -240,8 +284,13 @@ async def _collect(settings: Settings, progress: Progress, dry_run: bool) -> Rep
             if not collector.sweeping:
                 task.cancel()
 
+        loop = asyncio.get_running_loop()
+        # A collection that is killed within a sweep leaves an announcement that holds up pushes.
+        # One that was started with nohup(1) goes on when its terminal is closed.
+        goes_on = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signals.handle(loop.add_signal_handler, (lambda: None) if goes_on else stop)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
+            loop.add_signal_handler(number, stop)
         await asyncio.wait({task})
         return None if task.cancelled() or collector.stopped else task.result()
     finally:
@@ -295,13 +344,39 @@ def _collector(settings: Settings, store: Store) -> Collector:
     return Collector(store, min_age=settings.garbage.min_age, session_lifetime=EXPIRED)
 
 
-def _reload(tls: Tls) -> None:
+def _reload(guard: Guard, tls: Tls | None) -> None:
+    """Read again what can be read again: SIGHUP."""
+    log.info("SIGHUP received: the certificate and the files with users, rules and keys are read")
+    guard.reload()
+    if tls is None:
+        return
     try:
         tls.reload()
     except SettingsError as error:
         log.error("the certificate stays as it was", reason=error)
     else:
         log.info("certificate read again")
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as we may, one for each client and each part under way: the soft
+    limit of 1,024 is there for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError) as error:  # macOS: not beyond kern.maxfilesperproc
+        log.debug("the limit of descriptors stays as it was", limit=soft, reason=error)
+    else:
+        log.debug("limit of descriptors raised", before=soft, now=hard)
+
+
+def _warn_of_unread(store: StoreSettings) -> None:
+    """Say so where a bucket may have been meant and the directory is taken."""
+    if store.s3 is None and (names := unread(os.environ)):
+        log.warn(
+            f"{', '.join(names)}: not read; set EPOCH_S3_* to store in a bucket",
+            storing_in=store.data_dir,
+        )
 
 
 def open_store(settings: StoreSettings) -> Store:
@@ -356,8 +431,14 @@ def _route(path: str) -> Route:
 
 
 def _unavailable(error: StoreError) -> RegistryError:
-    headers = (("Retry-After", str(round(error.retry_after) or 1)),) if error.retry_after else ()
-    return RegistryError(Code.UNAVAILABLE, f"the store failed: {error}", headers=headers)
+    """What the client is told: nothing of the store, which is the operator's business."""
+    if error.retry_after is None:
+        return RegistryError(Code.UNAVAILABLE, "the registry's storage failed")
+    return RegistryError(
+        Code.UNAVAILABLE,
+        "the registry's storage does not answer; try again later",
+        headers=(("Retry-After", str(round(error.retry_after) or 1)),),
+    )
 
 
 async def _ping(_request: Request, _route: Route) -> Response:
@@ -365,4 +446,4 @@ async def _ping(_request: Request, _route: Route) -> Response:
 
 
 async def _health(_request: Request, _route: Route) -> Response:
-    return Response(200, [("Content-Type", "text/plain; charset=utf-8")], b"ok\n")
+    return Response(200, _TEXT.copy(), b"ok\n")

@@ -32,6 +32,9 @@ _URL: Final = re.compile(
     r"https?://[A-Za-z0-9.\-_~:\[\]]+(?:/[A-Za-z0-9.\-_~/%:@&=+,]*)?", re.ASCII
 )
 
+_ORIGIN: Final = re.compile(r"\*|https?://[a-z0-9.\-_\[\]:]+", re.ASCII)
+"""As browsers write it: in lower case."""
+
 MIN_GARBAGE_AGE: Final = 3600.0
 """Seconds below which nothing is garbage; `epoch.store.pins` says what it has to hold."""
 
@@ -204,9 +207,19 @@ class HttpSettings:
     shutdown_grace: float = 30.0
     """Seconds that requests under way have after SIGTERM before they are cut."""
 
+    cors_origins: tuple[str, ...] = ()
+    """Origins (`https://ui.example.com`) whose pages may use the registry from a browser, or `*`
+    for all; none: browsers keep them from it."""
+
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, f"port {self.port} is out of range: choose 0 to 65535")
         _require(self.shutdown_grace >= 0, "shutdown grace must not be negative")
+        for origin in self.cors_origins:
+            _require(
+                _ORIGIN.fullmatch(origin) is not None,
+                f"{origin!r} is not an origin: write https://ui.example.com, with neither a path "
+                "nor a slash at the end, or *",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,10 @@ S3_VARIABLES: Final = (
     "EPOCH_S3_PREFIX",
 )
 
+_UNREAD: Final = re.compile(r"AWS_(?:ACCESS_KEY_ID|PROFILE|ENDPOINT_URL\w*|S3_\w+)", re.ASCII)
+"""Variables by which other programs find a bucket. Epoch must not: a server that stores in a
+directory would store in whatever bucket its user happens to work with."""
+
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
@@ -73,6 +77,11 @@ def s3_settings(variables: Mapping[str, str]) -> S3Settings | None:
         secure=secure,
         prefix=variables.get("EPOCH_S3_PREFIX") or "epoch/",
     )
+
+
+def unread(environ: Mapping[str, str]) -> list[str]:
+    """The names of the variables that look as if a bucket was meant, and are not read."""
+    return sorted(key for key, value in environ.items() if value and _UNREAD.fullmatch(key))
 
 
 def region_of(endpoint: str) -> str:

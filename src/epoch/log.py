@@ -24,6 +24,9 @@ from epoch.config import LOG_LEVELS
 MAX_VALUE: Final = 512
 """Characters of a value; what is longer is cut and ends in `...`."""
 
+MAX_REASONS: Final = 10
+"""Different reasons in a second; see `Bounded`."""
+
 _LEVELS: Final = dict(
     zip(LOG_LEVELS, (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR), strict=True)
 )
@@ -123,6 +126,31 @@ def error(message: str, /, exception: BaseException | None = None, **fields: obj
     """Write a line about what failed and should not have, with the traceback of `exception`."""
     if _logger.isEnabledFor(logging.ERROR):
         _write(logging.ERROR, message, fields, exception)
+
+
+class Bounded:
+    """Errors that may come by the thousand: each reason is written at most once a second, and no
+    more than `MAX_REASONS` of them. The next line says how many lines were left out."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._written: set[str] = set()
+        self._left_out = 0
+
+    def error(self, message: str, reason: object, **fields: object) -> None:
+        """Write a line like `log.error`, or count it."""
+        now, text = int(time.monotonic()), str(reason)
+        if now != self._second:
+            self._second = now
+            self._written.clear()
+        if text in self._written or len(self._written) >= MAX_REASONS:
+            self._left_out += 1
+            return
+        self._written.add(text)
+        fields["reason"] = text
+        if self._left_out:
+            fields["left_out"], self._left_out = self._left_out, 0
+        _write(logging.ERROR, message, fields)
 
 
 def access(

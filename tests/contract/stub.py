@@ -138,7 +138,7 @@ async def serve(script: Script, tls: ssl.SSLContext | None = None) -> AsyncItera
     server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls, limit=1 << 16)
     port = server.sockets[0].getsockname()[1]
     settings = S3Settings(
-        endpoint=f"127.0.0.1:{port}" if tls is None else f"localhost:{port}",
+        endpoint=f"127.0.0.1:{port}",
         access_key="stub-key",
         secret_key="stub-secret-5f2e",
         bucket="bucket",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import shutil
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,37 +11,23 @@ import pytest
 from epoch.store.base import Multipart, StoreError
 from epoch.store.s3 import S3Store
 from tests.contract.stub import Call, serve
+from tests.tools.authority import Authority
 
 DATE = "Sat, 01 Nov 2025 10:00:00 GMT"
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for `localhost` that signs itself, with its key beside it."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no `openssl` program")
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost"),
-            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return folder / "certificate.pem"
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "authority")
 
 
-def server_side(certificate: Path) -> ssl.SSLContext:
+def server_side(authority: Authority) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    context.load_cert_chain(*authority.issue("store"))
     return context
 
 
-async def test_part_and_read(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_part_and_read(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     data = bytearray(random.Random(1).randbytes(6_000_000))
 
     async def script(call: Call) -> None:
@@ -55,8 +39,8 @@ async def test_part_and_read(certificate: Path, monkeypatch: pytest.MonkeyPatch)
         body = bytes(data) if call.method == "GET" else b""
         await call.answer(200, body, ETag='"e"', Last_Modified=DATE)
 
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
-    async with serve(script, server_side(certificate)) as stub:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(authority.path))
+    async with serve(script, server_side(authority)) as stub:
         store = S3Store(stub.settings)
         await store.put_part(Multipart("k", "u"), 1, 0, data)
         expected = bytes(data)
@@ -69,11 +53,11 @@ async def test_part_and_read(certificate: Path, monkeypatch: pytest.MonkeyPatch)
     assert "transfer-encoding" not in stub.calls[1].headers
 
 
-async def test_certificate_that_is_not_trusted(certificate: Path) -> None:
+async def test_certificate_that_is_not_trusted(authority: Authority) -> None:
     async def script(call: Call) -> None:
         await call.answer(200)
 
-    async with serve(script, server_side(certificate)) as stub:
+    async with serve(script, server_side(authority)) as stub:
         store = S3Store(stub.settings)
         with pytest.raises(StoreError, match="certificate is not trusted"):
             await store.check()

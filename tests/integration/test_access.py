@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.tools.client import Client, digest_of, head, request
 from tests.tools.fixtures import StartServer
+from tests.tools.machine import curl
+from tests.tools.running import eventually
 from tests.tools.server import Server
 
 pytestmark = pytest.mark.parametrize("place", ["directory"], indirect=True)
@@ -266,7 +268,7 @@ async def test_the_ping_tells_to_sign_in(guarded: Server) -> None:
         f"Authorization: Bearer {REGISTRY_TOKEN}",
     ):
         assert (await request(port, "GET", "/v2/", None, field)).status == 200
-    for path in ("/healthz", "/metrics"):
+    for path in ("/healthz", "/readyz", "/metrics"):
         assert (await request(port, "GET", path)).status == 200
 
 
@@ -313,7 +315,7 @@ async def test_the_token_endpoint(guarded: Server) -> None:
     assert await post("grant_type=password&username=alice&password=no") == 401
     assert await post(f"grant_type=refresh_token&refresh_token={REGISTRY_TOKEN}") == 200
     assert await post("grant_type=refresh_token&refresh_token=no") == 401
-    assert await post("x=" + "x" * 20_000) == 413
+    assert await post("x=" + "x" * 70_000) == 413
     assert await post("%ff=1") == 400
     answer = await request(port, "GET", "/v2/token?service=epoch&account=a")
     reply = json.loads(answer.body)
@@ -324,6 +326,37 @@ async def test_the_token_endpoint(guarded: Server) -> None:
     answer = await request(port, "GET", "/v2/token", None, basic("alice", "no"))
     assert answer.refusal == (401, "UNAUTHORIZED")
     assert answer.headers["www-authenticate"].startswith("Basic ")
+
+
+async def test_a_token_for_many_repositories_is_issued_and_taken(guarded: Server) -> None:
+    """What is issued is accepted, however it is asked for; what would not be is refused."""
+    port = guarded.port
+    alice = basic("alice", PASSWORDS["alice"])
+    form = "Content-Type: application/x-www-form-urlencoded"
+    long = [f"repository:private/{number:050}:pull,push,delete" for number in range(100)]
+    short = [f"repository:p/{number}:pull,push" for number in range(250)]
+    for scopes in (long, short):
+        query = "&".join("scope=" + quote(scope, safe=":/,") for scope in scopes)
+        assert len(query) > 8192 or len(scopes) > 100
+        fields = ("GET", f"/v2/token?service=epoch&{query}", None, alice)
+        answers = [await request(port, *fields)]
+        body = f"grant_type=password&username=alice&password={PASSWORDS['alice']}&scope="
+        body += quote(" ".join(scopes))
+        answers.append(await request(port, "POST", "/v2/token", body.encode(), form))
+        for answer in answers:
+            assert answer.status == 200, answer.body
+            token = f"Authorization: Bearer {json.loads(answer.body)['token']}"
+            for scope in (scopes[0], scopes[-1]):
+                repository = scope.split(":")[1]
+                await push(port, repository, token)
+    for scopes in (
+        [f"repository:{n:0200}:pull" for n in range(150)],
+        [f"repository:{n}:pull" for n in range(300)],
+    ):
+        body = "scope=" + quote(" ".join(scopes))
+        answer = await request(port, "POST", "/v2/token", body.encode(), form, alice)
+        assert answer.refusal == (400, "BAD_REQUEST")
+        assert b"ask for fewer" in answer.body
 
 
 async def test_a_registry_token_alone_leaves_pulls_open(start_server: StartServer) -> None:
@@ -410,6 +443,30 @@ async def test_the_tokens_of_another_service(
     assert json.loads(answer.body)["repositories"] == ["private/x"]
 
 
+async def test_an_issuers_keys_are_rotated(start_server: StartServer, tmp_path: Path) -> None:
+    first, second = (ed25519.Ed25519PrivateKey.generate() for _ in range(2))
+
+    def write(key: ed25519.Ed25519PrivateKey) -> None:
+        pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (tmp_path / "new.pem").write_bytes(pem)
+        (tmp_path / "new.pem").replace(tmp_path / "issuer.pem")
+
+    async def status(key: ed25519.Ed25519PrivateKey) -> int:
+        claims = {"iss": "them", "aud": "us", "exp": time.time() + 60}
+        field = f"Authorization: Bearer {jwt.encode(claims, key, 'EdDSA')}"
+        return (await request(server.port, "GET", "/v2/", None, field)).status
+
+    write(first)
+    settings = {"ISSUER": "them", "AUDIENCE": "us", "REALM": "https://them.example/token"}
+    settings["JWKS"] = str(tmp_path / "issuer.pem")
+    server = start_server({f"EPOCH_TOKEN_{name}": value for name, value in settings.items()})
+    assert (await status(first), await status(second)) == (200, 401)
+    write(second)
+    server.process.send_signal(signal.SIGHUP)
+    await eventually(lambda: "settings read again" in server.log())
+    assert (await status(first), await status(second)) == (401, 200)
+
+
 @pytest.mark.parametrize("expect", [(), ("Expect: 100-continue",)])
 async def test_a_body_is_not_read_before_it_is_refused(
     guarded: Server, expect: tuple[str, ...]
@@ -423,14 +480,11 @@ async def test_a_body_is_not_read_before_it_is_refused(
 
 
 def test_curl_signs_in(guarded: Server) -> None:
-    curl = shutil.which("curl")
-    if curl is None:
-        pytest.skip("there is no curl")
     url = f"http://127.0.0.1:{guarded.port}/v2/private/x/blobs/{DIGEST}"
 
     def status(*arguments: str) -> str:
         done = subprocess.run(
-            [curl, "-sS", "-o", "/dev/null", "-w", "%{http_code}", *arguments],
+            [*curl(), "-sS", "-o", "/dev/null", "-w", "%{http_code}", *arguments],
             input=DATA, capture_output=True, timeout=30, check=True,
         )  # fmt: skip
         return done.stdout.decode()

@@ -1,7 +1,7 @@
 """`epoch serve` as a process: the ready line, signals, exit codes, what fails at start."""
 
-import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -13,16 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from epoch.config import S3Settings
+from tests.tools.machine import program
+from tests.tools.server import Server, environment
+
 READY = re.compile(r" info ready addr=(\S+) store=\S")
 
 
 @contextmanager
 def serving(data: Path, addr: str = "127.0.0.1:0") -> Iterator[subprocess.Popen[str]]:
     """A server without the settings of whoever runs the tests; gone in the end."""
-    environment = {key: value for key, value in os.environ.items() if "EPOCH_" not in key}
     process = subprocess.Popen(
-        [sys.executable, "-m", "epoch", "serve", "--addr", addr, "--data-dir", str(data)],
-        env={**environment, "EPOCH_S3_ENV_FILE": os.devnull},
+        [sys.executable, "-m", "epoch", "serve", "--addr", addr],
+        env=environment(data),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -90,3 +93,62 @@ def test_a_data_dir_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with serving(tmp_path / "file" / "data") as process:
         assert str(tmp_path / "file") in failed(process)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_descriptors_that_are_allowed_are_taken(tmp_path: Path, workers: int) -> None:
+    extra = {"EPOCH_WORKERS": str(workers), "EPOCH_LOG_LEVEL": "debug"}
+    server = Server(tmp_path / "data", extra, before=[program("prlimit"), "--nofile=64:2048", "--"])
+    try:
+        pid = server.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert len(children) == (0 if workers == 1 else workers)
+        for one in [int(child) for child in children] or [pid]:
+            assert resource.prlimit(one, resource.RLIMIT_NOFILE) == (2048, 2048)
+        assert server.log().count("limit of descriptors raised before=64 now=2048") == workers
+        server.stop()
+    finally:
+        server.kill()
+
+
+AWS = {
+    "AWS_ACCESS_KEY_ID": "an-id",
+    "AWS_SECRET_ACCESS_KEY": "a-secret",
+    "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+    "AWS_S3_BUCKET": "images",
+    "AWS_REGION": "eu-central-1",
+}
+WARNING = "AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, AWS_S3_BUCKET: not read; set EPOCH_S3_*"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_bucket_that_was_meant_is_not_missed_in_silence(tmp_path: Path, workers: str) -> None:
+    server = Server(tmp_path / "data", AWS | {"EPOCH_WORKERS": workers})
+    try:
+        text = server.log()
+        assert text.count(WARNING) == 1
+        assert f"storing_in={tmp_path / 'data'}" in text
+        for value in AWS.values():
+            assert value not in text
+        server.stop()
+    finally:
+        server.kill()
+    done = subprocess.run(
+        [sys.executable, "-m", "epoch", "gc"],
+        env=environment(tmp_path / "data", AWS),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stderr.count(WARNING) == 1
+
+
+def test_a_bucket_that_is_named_is_meant(s3_settings: S3Settings, tmp_path: Path) -> None:
+    for place, extra in ((s3_settings, AWS), (tmp_path / "data", {"AWS_REGION": "eu-central-1"})):
+        server = Server(place, extra)
+        try:
+            assert "AWS_" not in server.log()
+            server.stop()
+        finally:
+            server.kill()

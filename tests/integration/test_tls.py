@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import shutil
 import signal
 import socket
 import ssl
@@ -19,6 +18,7 @@ from cryptography import x509
 from tests.tools.authority import Authority
 from tests.tools.client import digest_of
 from tests.tools.fixtures import StartServer
+from tests.tools.machine import curl
 from tests.tools.running import eventually
 from tests.tools.server import Server
 
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.parametrize("place", ["directory"], indirect=True)
 
 DATA = random.Random(4).randbytes(64 << 20)
 DIGEST = digest_of(DATA)
-CURL = shutil.which("curl") or ""
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Secure:
 
     def curl(self, *arguments: str, data: bytes = b"") -> str:
         done = subprocess.run(
-            [CURL, "-sS", "--max-time", "60", "--cacert", str(self.authority.path), *arguments],
+            [*curl(), "-sS", "--max-time", "60", "--cacert", str(self.authority.path), *arguments],
             input=data, capture_output=True, timeout=90, check=True,
         )  # fmt: skip
         return done.stdout.decode()
@@ -62,7 +61,7 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def secure(start_server: StartServer, authority: Authority) -> Secure:
-    assert CURL, "these tests need curl"
+    curl()  # or the test is skipped
     cert, key = authority.issue("first")
     server = start_server({"EPOCH_TLS_CERT": str(cert), "EPOCH_TLS_KEY": str(key)})
     return Secure(server, authority, cert, key)
@@ -115,7 +114,7 @@ def test_new_certificates_without_a_restart(secure: Secure) -> None:
     assert secure.push() == "201"
     target = f"{secure.url}/v2/a/b/blobs/{DIGEST}"
     with subprocess.Popen(
-        [CURL, "-sS", "--limit-rate", "40M", "--cacert", str(secure.authority.path), target],
+        [*curl(), "-sS", "--limit-rate", "40M", "--cacert", str(secure.authority.path), target],
         stdout=subprocess.PIPE,
     ) as pull:
         assert pull.stdout is not None
@@ -151,7 +150,7 @@ def test_old_versions_of_tls_are_refused(secure: Secure) -> None:
 
 def test_plain_http_on_the_tls_port_does_no_harm(secure: Secure) -> None:
     plain = secure.url.replace("https", "http")
-    done = subprocess.run([CURL, "-s", plain], capture_output=True, timeout=30, check=False)
+    done = subprocess.run([*curl(), "-s", plain], capture_output=True, timeout=30, check=False)
     assert done.returncode != 0
     assert subject(secure, ssl.TLSVersion.TLSv1_3) == "first"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from epoch.http import connection
 from tests.protocol.serve import Raw, serving, statuses
+from tests.tools.machine import curl
 
 MIB = 1 << 20
 REFUSALS = [(401, "UNAUTHORIZED"), (404, "NAME_UNKNOWN"), (413, "SIZE_INVALID")]
@@ -87,7 +87,6 @@ async def test_http_client(status: int, code: str) -> None:
         assert code.encode() in answer
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 @refusals
 @pytest.mark.parametrize("expect", ["Expect:", "Expect: 100-continue"])
 async def test_curl(status: int, code: str, expect: str, tmp_path: Path) -> None:
@@ -95,8 +94,8 @@ async def test_curl(status: int, code: str, expect: str, tmp_path: Path) -> None
     with body.open("wb") as file:
         file.truncate(SIZE)
     async with serving() as server:
-        curl = await asyncio.create_subprocess_exec(
-            "curl",
+        process = await asyncio.create_subprocess_exec(
+            *curl(),
             "--silent",
             "--show-error",
             "--header",
@@ -107,7 +106,7 @@ async def test_curl(status: int, code: str, expect: str, tmp_path: Path) -> None
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        output, errors = await curl.communicate()
+        output, errors = await process.communicate()
         assert code.encode() in output, errors
         assert server.lines[0][:2] == (f"/refuse/{status}/{code}", status)
 

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.protocol.serve import Raw
+from tests.tools.machine import connections
 
 COUNT = 2000
+WARM = 100
+"""Connections after which all is allocated that is allocated once."""
 SERVER = """
 import asyncio, os, uvloop
 from epoch.http.head import Limits
@@ -44,6 +47,7 @@ def _resident(pid: int) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 async def test_an_idle_connection_costs_little() -> None:
+    count = connections(WARM + COUNT, least=500) - WARM
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SERVER, stdout=asyncio.subprocess.PIPE
     )
@@ -59,9 +63,9 @@ async def test_an_idle_connection_costs_little() -> None:
                 assert (await clients[-1].receive()).startswith(b"HTTP/1.1 200")
             return _resident(process.pid)
 
-        before = await use(100)  # what is allocated once is, then
-        each = (await use(COUNT) - before) / COUNT
-        print(f"{each:.0f} bytes per idle connection")
+        before = await use(WARM)
+        each = (await use(count) - before) / count
+        print(f"{each:.0f} bytes for each of {count} idle connections")
         assert each < 6000
     finally:
         for raw in clients:

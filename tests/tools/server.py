@@ -22,7 +22,7 @@ STOP_SECONDS: Final = 20.0
 
 def environment(store: S3Settings | Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables of a server over that store; none of ours that could tell it otherwise."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("EPOCH_")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("EPOCH_", "AWS_"))}
     env |= {"EPOCH_S3_ENV_FILE": os.devnull, "PYTHONUNBUFFERED": "1"}
     if isinstance(store, S3Settings):
         env |= {

@@ -22,6 +22,7 @@ LEAVES = {
     "metrics",
     "log",
     "environment",
+    "signals",
 }
 DATA = LEAVES | {"_fastio", "store", "http.message"}
 """What the rooms of handlers may import. They are blind to one another."""

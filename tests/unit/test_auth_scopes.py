@@ -8,7 +8,14 @@ import pytest
 
 from epoch.auth.challenge import Challenge
 from epoch.auth.credentials import Basic, Bearer, Malformed, parse, same
-from epoch.auth.scopes import Grants, grants_of, reduced, scope_of
+from epoch.auth.scopes import (
+    MAX_REPOSITORIES,
+    Grants,
+    TooMany,
+    grants_of,
+    reduced,
+    scope_of,
+)
 from epoch.config import AuthSettings
 from epoch.http.body import RequestBody
 from epoch.http.message import Request
@@ -40,6 +47,14 @@ def pull_only(action: str, repository: str) -> bool:
 )
 def test_scopes(scopes: list[str], granted: dict[str, set[str]]) -> None:
     assert reduced(scopes, everything, catalog=False).repositories == granted
+
+
+def test_many_scopes_are_all_granted_or_refused() -> None:
+    scopes = [f"repository:a{number}:pull" for number in range(MAX_REPOSITORIES)]
+    for asked in (scopes, scopes * 5, [" ".join(scopes)]):
+        assert len(reduced(asked, everything, catalog=False).repositories) == MAX_REPOSITORIES
+    with pytest.raises(TooMany, match=str(MAX_REPOSITORIES)):
+        reduced([*scopes, "repository:b:pull"], everything, catalog=False)
 
 
 def test_grants_are_reduced_to_what_is_allowed() -> None:

@@ -21,9 +21,18 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from epoch.auth.issuer_keys import read_keys
-from epoch.auth.scopes import Grants
-from epoch.auth.tokens import InvalidToken, IssuedTokens, OwnTokens, own_tokens
+from epoch.auth.issuer_keys import parse
+from epoch.auth.scopes import Grants, TooMany
+from epoch.auth.tokens import (
+    MAX_BYTES,
+    InvalidToken,
+    IssuedTokens,
+    OwnTokens,
+    derived,
+    issued_tokens,
+    own_tokens,
+)
+from epoch.auth.watched import Fixed
 from epoch.config import AuthSettings, SettingsError
 
 ISSUER, AUDIENCE = "https://auth.example.com", "registry.example.com"
@@ -47,14 +56,13 @@ def public_pem(key: Any) -> bytes:
 
 
 @pytest.fixture
-def issued(tmp_path: Path) -> IssuedTokens:
+def issued() -> IssuedTokens:
     keys = [
         rsa_jwk(RSA, "rsa"),
         jwk(EC, "ec", jwt.algorithms.ECAlgorithm),
         jwk(ED, "ed", jwt.algorithms.OKPAlgorithm),
     ]
-    (tmp_path / "jwks.json").write_text(json.dumps({"keys": keys}))
-    return IssuedTokens(ISSUER, AUDIENCE, read_keys(tmp_path / "jwks.json"))
+    return IssuedTokens(ISSUER, AUDIENCE, Fixed(parse(json.dumps({"keys": keys}).encode())))
 
 
 def claims(**changed: Any) -> dict[str, Any]:
@@ -63,6 +71,10 @@ def claims(**changed: Any) -> dict[str, Any]:
     access = [{"type": "repository", "name": "a/b", "actions": ["push"]}]
     good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "me", "exp": now + 300, "iat": now, "nbf": now}
     return {k: v for k, v in {**good, "access": access, **changed}.items() if v is not ...}
+
+
+def signed_with(secret: bytes) -> OwnTokens:
+    return OwnTokens(Fixed(derived(secret)))
 
 
 def signed(content: dict[str, Any], key: Any = RSA, algorithm: str = "RS256", **head: Any) -> str:
@@ -195,20 +207,36 @@ def test_a_malformed_grant_grants_nothing(issued: IssuedTokens, access: Any) -> 
 
 def test_own_tokens_come_back() -> None:
     grants = Grants({"a/b": frozenset({"pull", "push"})}, catalog=True)
-    text, lifetime, issued_at = OwnTokens(b"k" * 32).issue("alice", grants)
-    token = OwnTokens(b"k" * 32).verify(text)
+    text, lifetime, issued_at = signed_with(b"k" * 32).issue("alice", grants)
+    token = signed_with(b"k" * 32).verify(text)
     assert (token.subject, token.grants) == ("alice", grants)
     assert lifetime >= 60
     assert abs(issued_at - time.time()) < 5
     with pytest.raises(InvalidToken):
-        OwnTokens(b"j" * 32).verify(text)
+        signed_with(b"j" * 32).verify(text)
+
+
+ACTIONS = frozenset({"pull", "push", "delete"})
+
+
+def test_what_is_issued_is_accepted() -> None:
+    """Of any size up to the limit; above it nothing is issued."""
+    tokens = signed_with(b"k" * 32)
+    for length, count in ((60, 100), (60, 140), (255, 50), (3, 250)):
+        names = [f"{number:03}".ljust(length, "a") for number in range(count)]
+        grants = Grants(dict.fromkeys(names, ACTIONS))
+        text, _, _ = tokens.issue("alice", grants)
+        assert len(text) <= MAX_BYTES
+        assert tokens.verify(text).grants == grants
+    with pytest.raises(TooMany, match=str(MAX_BYTES)):
+        tokens.issue("alice", Grants({f"{n:0200}": ACTIONS for n in range(100)}))
 
 
 def test_own_tokens_are_not_signed_with_the_secret_itself() -> None:
     now = int(time.time())
     forged = jwt.encode({"iss": "epoch", "aud": "epoch", "exp": now + 60}, b"k" * 32, "HS256")
     with pytest.raises(InvalidToken):
-        OwnTokens(b"k" * 32).verify(forged)
+        signed_with(b"k" * 32).verify(forged)
 
 
 def test_replicas_with_the_same_registry_token_take_each_others_tokens() -> None:
@@ -237,7 +265,7 @@ def test_a_token_key_may_be_any_bytes(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(key)
     tokens = own_tokens(AuthSettings(registry_token="t", token_key=tmp_path / "key"))
     assert tokens is not None
-    assert OwnTokens(key).verify(tokens.issue("alice", Grants())[0]).subject == "alice"
+    assert signed_with(key).verify(tokens.issue("alice", Grants())[0]).subject == "alice"
 
 
 def private_pem(key: Any) -> bytes:
@@ -245,9 +273,8 @@ def private_pem(key: Any) -> bytes:
     return pem
 
 
-def test_one_key_in_pem_needs_no_kid(tmp_path: Path) -> None:
-    (tmp_path / "key.pem").write_bytes(public_pem(EC))
-    tokens = IssuedTokens(ISSUER, AUDIENCE, read_keys(tmp_path / "key.pem"))
+def test_one_key_in_pem_needs_no_kid() -> None:
+    tokens = IssuedTokens(ISSUER, AUDIENCE, Fixed(parse(public_pem(EC))))
     tokens.verify(signed(claims(), EC, "ES256"))
     with pytest.raises(InvalidToken):
         tokens.verify(signed(claims(), RSA, "RS256"))
@@ -274,6 +301,12 @@ def test_one_key_in_pem_needs_no_kid(tmp_path: Path) -> None:
 )
 def test_keys_of_no_use_are_refused(content: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(content)
+    settings = AuthSettings(
+        token_issuer=ISSUER,
+        token_audience=AUDIENCE,
+        token_jwks=tmp_path / "keys",
+        token_realm="https://auth.example.com/token",
+    )
     with pytest.raises(SettingsError, match=told) as caught:
-        read_keys(tmp_path / "keys")
+        issued_tokens(settings)
     assert "\n" not in str(caught.value)

@@ -22,7 +22,9 @@ def epoch(
     *arguments: str, cwd: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `epoch` without the settings of whoever runs the tests."""
-    environment = {key: value for key, value in os.environ.items() if "EPOCH_" not in key}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("EPOCH_", "AWS_"))
+    }
     return subprocess.run(
         [sys.executable, "-m", "epoch", *arguments],
         env={**environment, ENV_FILE: os.devnull, **variables},

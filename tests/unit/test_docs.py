@@ -67,7 +67,8 @@ def _code(document: Path) -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_that_are_named_exist(document: Path) -> None:
     for text in _code(document):
-        if _FILE.fullmatch(text):
+        # A path from the root is one of the machine that Epoch or its client runs on.
+        if _FILE.fullmatch(text) and not text.startswith("/"):
             assert (ROOT / text).exists() or (SOURCE / text).exists(), f"{document.name}: {text}"
 
 

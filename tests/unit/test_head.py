@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from epoch.errors import RegistryError
-from epoch.http.head import MAX_AROUND_TARGET, MAX_QUERY_FIELDS, Head, Limits, parse
+from epoch.http.head import (
+    MAX_AROUND_TARGET,
+    MAX_QUERY_FIELDS,
+    MAX_SCOPES,
+    Head,
+    Limits,
+    parse,
+)
 
 LIMITS = Limits(head=32768, target=8192, fields=100)
 HOST = b"Host: registry.example\r\n"
@@ -181,6 +188,16 @@ def test_limits_are_inclusive() -> None:
     assert len(parse(head(b"GET /?" + query + b" HTTP/1.1"), LIMITS).query) == MAX_QUERY_FIELDS
 
 
+def test_a_request_for_a_token_may_ask_for_as_much_as_a_head_holds() -> None:
+    """Clients ask for all repositories that they will need, one field each."""
+    fields = [b"scope=repository:" + b"%04d" % at for at in range(MAX_SCOPES)]
+    target = b"/v2/token?" + b"&".join(fields)
+    assert len(target) > 2 * LIMITS.target
+    parsed = parse(head(b"GET " + target + b" HTTP/1.1"), LIMITS)
+    assert parsed.path == "/v2/token"
+    assert len(parsed.query) == MAX_SCOPES
+
+
 # ---- what is refused
 
 BAD = (400, "BAD_REQUEST")
@@ -235,6 +252,18 @@ REQUEST_LINES = {
     "nothing": (b"", BAD),
     "long target": (b"GET /" + b"a" * LIMITS.target + b" HTTP/1.1", (414, "BAD_REQUEST")),
     "very long target": (b"GET /" + b"a" * 70_000 + b" HTTP/1.1", (414, "BAD_REQUEST")),
+    "a long target that begins like that of tokens": (
+        b"GET /v2/tokens?" + b"a" * LIMITS.target + b" HTTP/1.1",
+        (414, "BAD_REQUEST"),
+    ),
+    "a request for a token that is longer than a head": (
+        b"GET /v2/token?" + b"a" * LIMITS.head + b" HTTP/1.1",
+        (431, "BAD_REQUEST"),
+    ),
+    "too many scopes": (
+        b"GET /v2/token?" + b"&".join([b"a=1"] * (MAX_SCOPES + 1)) + b" HTTP/1.1",
+        (414, "BAD_REQUEST"),
+    ),
     "many query parameters": (
         b"GET /?" + b"&".join([b"a=1"] * (MAX_QUERY_FIELDS + 1)) + b" HTTP/1.1",
         (414, "BAD_REQUEST"),

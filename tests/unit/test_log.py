@@ -64,6 +64,30 @@ def test_levels(level: str, seen: list[str], capsys: pytest.CaptureFixture[str])
     assert len(lines) == len(seen)
 
 
+def test_errors_that_repeat_are_counted_instead(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("epoch.log.time.monotonic", lambda: now)
+    log.configure("error")
+    bounded = log.Bounded()
+    for _ in range(3):
+        bounded.error("failed", "it is down", name="a")
+    bounded.error("failed", "it is slow", name="b")
+    for number in range(20):
+        bounded.error("failed", f"reason {number}")
+    lines = [rest_of(line) for line in capsys.readouterr().err.splitlines()]
+    assert lines[:2] == [
+        'failed name=a reason="it is down"',
+        'failed name=b reason="it is slow" left_out=2',
+    ]
+    assert len(lines) == log.MAX_REASONS
+    now += 1
+    bounded.error("failed", "it is down", name="a")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert rest_of(line) == 'failed name=a reason="it is down" left_out=12'
+
+
 def test_an_access_line(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure()
     log.access("PUT", "/v2/a/blobs/x", 201, 10, 20, 0.5, "[::1]:5", "curl/8.5.0")

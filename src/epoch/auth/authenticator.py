@@ -88,6 +88,12 @@ class Authenticator:
             raise Rejected("the user of the token is gone", token=True)
         return Identity(token.subject, self._policy(), token.grants)
 
+    def reload(self) -> None:
+        """Read the files with users and keys now."""
+        for one in (self.users, self.own_tokens, self._issued_tokens):
+            if one is not None:
+                one.reload()
+
     def close(self) -> None:
         """End what checks passwords."""
         if self.users is not None:

@@ -19,7 +19,7 @@ from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.http.routes import Endpoint, Route
 
-_OPEN: Final = frozenset({Endpoint.HEALTH, Endpoint.METRICS, Endpoint.TOKEN})
+_OPEN: Final = frozenset({Endpoint.HEALTH, Endpoint.READY, Endpoint.METRICS, Endpoint.TOKEN})
 """Endpoints that everybody may reach; that for tokens looks at credentials itself."""
 
 
@@ -83,6 +83,12 @@ class Guard:
         open_to_all = self._default is policies.PULL_IS_OPEN
         anonymous = "rules" if self._rules is not None else "pull" if open_to_all else "nothing"
         log.info("access is controlled", challenge=self._challenge.kind, anonymous=anonymous)
+
+    def reload(self) -> None:
+        """Read the files with rules, users and keys now."""
+        if self._rules is not None:
+            self._rules.reload()
+        self._who.reload()
 
     def close(self) -> None:
         """End what runs behind the requests."""

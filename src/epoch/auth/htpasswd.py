@@ -75,6 +75,10 @@ class Users:
                 self._right.popitem(last=False)
         return right and known
 
+    def reload(self) -> None:
+        """Read the file now."""
+        self._entries.reload()
+
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(cancel_futures=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import jwt
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-from epoch.config import SettingsError
 
 MIN_RSA_BITS: Final = 2048
 _RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -30,16 +28,15 @@ class VerifyingKey:
     algorithms: tuple[str, ...]
 
 
-def read_keys(path: Path) -> list[VerifyingKey]:
-    """The keys of a file. `SettingsError`: it cannot be read, or holds what is no public key."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"cannot read the token keys {path}: {error.strerror}") from None
+def parse(data: bytes) -> list[VerifyingKey]:
+    """The keys of a file. ValueError: what is in it is no public key, or one that will not do."""
     try:
         return _from_pem(data) if data.lstrip().startswith(b"-----BEGIN") else _from_jwks(data)
-    except (ValueError, TypeError, KeyError, RecursionError, jwt.PyJWTError) as error:
-        raise SettingsError(f"the token keys in {path} are of no use: {error}") from None
+    except (
+        *(ValueError, TypeError, KeyError, RecursionError),
+        *(jwt.PyJWTError, UnsupportedAlgorithm),
+    ) as error:
+        raise ValueError(f"the token keys in it are of no use: {error}") from None
 
 
 def _from_pem(data: bytes) -> list[VerifyingKey]:

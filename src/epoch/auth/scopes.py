@@ -10,14 +10,19 @@ from typing import Any, Final
 from epoch.auth.policy import ACTIONS
 from epoch.names import is_name
 
-MAX_SCOPES: Final = 100
-"""Scopes of one request for a token that are looked at."""
+MAX_REPOSITORIES: Final = 256
+"""That one request for a token may name: a token for more would be too long anyway, and each is
+compared with every rule."""
 
 SERVICE: Final = "epoch"
 """Our name: the `iss` and `aud` of our own tokens, and the `service` in our challenges."""
 
 CATALOG: Final = "registry:catalog:*"
 """The scope of the catalog."""
+
+
+class TooMany(Exception):
+    """More is asked for than one token can hold. The text is for the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +58,25 @@ def scope_of(repository: str, action: str) -> str:
 def reduced(scopes: Iterable[str], allows: Callable[[str, str], bool], *, catalog: bool) -> Grants:
     """What of the scopes may be granted. Each text may hold several, separated by spaces.
 
-    `allows`: by action and repository. Unknown and malformed scopes grant nothing.
+    `allows`: by action and repository. Unknown and malformed scopes grant nothing. `TooMany`: they
+    name more than `MAX_REPOSITORIES`; none of them is dropped in silence.
     """
-    repositories: dict[str, frozenset[str]] = {}
+    asked: dict[str, frozenset[str]] = {}
     listed = False
-    for scope in [one for text in scopes for one in text.split(" ") if one][:MAX_SCOPES]:
+    for scope in (one for text in scopes for one in text.split(" ") if one):
         kind, _, rest = scope.partition(":")
         name, _, words = rest.rpartition(":")
         if kind == "registry" and name == "catalog":
             listed = catalog
-        if kind != "repository" or not is_name(name):
-            continue
-        granted = {action for action in _actions(words.split(",")) if allows(action, name)}
-        if granted:
-            repositories[name] = repositories.get(name, frozenset()) | granted
-    return Grants(repositories, listed)
+        elif kind == "repository" and (name in asked or is_name(name)):
+            asked[name] = asked.get(name, frozenset()) | _actions(words.split(","))
+            if len(asked) > MAX_REPOSITORIES:
+                raise TooMany(f"more than {MAX_REPOSITORIES} repositories")
+    granted = {
+        name: frozenset(action for action in actions if allows(action, name))
+        for name, actions in asked.items()
+    }
+    return Grants({name: actions for name, actions in granted.items() if actions}, listed)
 
 
 def grants_of(claim: Any) -> Grants:

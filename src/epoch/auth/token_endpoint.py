@@ -14,12 +14,13 @@ from epoch.auth.challenge import basic
 from epoch.auth.credentials import Basic
 from epoch.auth.identity import Identity
 from epoch.auth.policy import ANONYMOUS, Policy
-from epoch.auth.scopes import reduced
+from epoch.auth.scopes import TooMany, reduced
 from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 
-MAX_FORM: Final = 16 * 1024
-MAX_FIELDS: Final = 200
+MAX_FORM: Final = 64 * 1024
+MAX_FIELDS: Final = 1000
+"""Of a form: more than the names of as many repositories as one token can hold."""
 
 OPERATOR_SECONDS: Final = 3600
 """What is told about the registry token, which does not expire."""
@@ -34,7 +35,8 @@ class TokenEndpoint:
 
     async def answer(self, request: Request) -> Response:
         """200 with a token that grants what of the asked-for scopes is allowed, maybe nothing;
-        UNAUTHORIZED where credentials are shown and wrong; 404 where tokens are not issued."""
+        UNAUTHORIZED where credentials are shown and wrong; 404 where tokens are not issued; 400
+        where more is asked for than a token can hold."""
         tokens = self._who.own_tokens
         if tokens is None:
             raise RegistryError(Code.UNSUPPORTED, "tokens are not issued here", status=404)
@@ -47,12 +49,16 @@ class TokenEndpoint:
         if identity is OPERATOR:
             return _reply(self._who.registry_token, OPERATOR_SECONDS, int(time.time()))
         user, policy = identity.user, identity.policy
-        grants = reduced(
-            scopes,
-            lambda action, repository: policy.allows(user, action, repository),
-            catalog=policy.lists(user),
-        )
-        return _reply(*tokens.issue(user, grants))
+        try:
+            grants = reduced(
+                scopes,
+                lambda action, repository: policy.allows(user, action, repository),
+                catalog=policy.lists(user),
+            )
+            return _reply(*tokens.issue(user, grants))
+        except TooMany as error:
+            message = f"too many scopes: {error}; ask for fewer at once"
+            raise RegistryError(Code.BAD_REQUEST, message) from None
 
     async def _identify(self, request: Request, form: dict[str, str]) -> Identity:
         if form.get("password"):

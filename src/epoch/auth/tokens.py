@@ -11,17 +11,18 @@ import hmac
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import jwt
 
-from epoch.auth.issuer_keys import VerifyingKey, read_keys
-from epoch.auth.scopes import SERVICE, Grants, grants_of
-from epoch.config import MIN_TOKEN_KEY, AuthSettings, SettingsError
+from epoch.auth.issuer_keys import VerifyingKey, parse
+from epoch.auth.scopes import SERVICE, Grants, TooMany, grants_of
+from epoch.auth.watched import Fixed, Watched
+from epoch.config import MIN_TOKEN_KEY, AuthSettings
 
-MAX_BYTES: Final = 16 * 1024
-"""Of a token; more is refused unread."""
+MAX_BYTES: Final = 24 * 1024
+"""Bytes of a token; more is neither issued nor read. Three quarters of what a request's head may
+have (`HttpSettings.max_head`); enough for three actions in 140 repositories of 60 characters."""
 
 LEEWAY: Final = 60
 """Seconds that clocks may be apart."""
@@ -50,12 +51,16 @@ class Token:
 class OwnTokens:
     """Tokens that we sign and verify ourselves, with a key that all replicas share."""
 
-    def __init__(self, secret: bytes) -> None:
-        """`secret`: what the key is derived from."""
-        self._key = hmac.digest(secret, b"epoch: access tokens, 1", hashlib.sha256)
+    def __init__(self, key: Watched[bytes] | Fixed[bytes]) -> None:
+        """`key`: see `derived`."""
+        self._key = key
+        self.reload: Final = key.reload
 
     def issue(self, subject: str, grants: Grants) -> tuple[str, int, int]:
-        """A new token, the seconds that it is good for, and when it was made (Unix seconds)."""
+        """A new token, the seconds that it is good for, and when it was made (Unix seconds).
+
+        `TooMany`: it would be longer than `MAX_BYTES`, so that nobody would take it.
+        """
         now = int(time.time())
         claims = {
             "iss": SERVICE,
@@ -65,42 +70,61 @@ class OwnTokens:
             "exp": now + LIFETIME,
             "access": grants.claim(),
         }
-        return jwt.encode(claims, self._key, "HS256"), LIFETIME, now
+        text = jwt.encode(claims, self._key.current(), "HS256")
+        if len(text) > MAX_BYTES:
+            raise TooMany(f"a token for them would have {len(text)} bytes, {MAX_BYTES} at most")
+        return text, LIFETIME, now
 
     def verify(self, text: str) -> Token:
         """The token's user and grants, or `InvalidToken`."""
-        return _token(text, [VerifyingKey(None, self._key, ("HS256",))], SERVICE, SERVICE)
+        return _token(text, [VerifyingKey(None, self._key.current(), ("HS256",))], SERVICE, SERVICE)
 
 
 class IssuedTokens:
     """Tokens that another service signs, and whose public keys we have."""
 
-    def __init__(self, issuer: str, audience: str, keys: Sequence[VerifyingKey]) -> None:
+    def __init__(
+        self,
+        issuer: str,
+        audience: str,
+        keys: Watched[list[VerifyingKey]] | Fixed[list[VerifyingKey]],
+    ) -> None:
         self._issuer = issuer
         self._audience = audience
         self._keys = keys
+        self.reload: Final = keys.reload
 
     def verify(self, text: str) -> Token:
         """The token's user and grants, or `InvalidToken`."""
-        return _token(text, self._keys, self._issuer, self._audience)
+        return _token(text, self._keys.current(), self._issuer, self._audience)
+
+
+def derived(secret: bytes) -> bytes:
+    """The key that signs our tokens: not the secret itself. ValueError: the secret is too short."""
+    if len(secret) < MIN_TOKEN_KEY:
+        raise ValueError(
+            f"a token key is at least {MIN_TOKEN_KEY} bytes: make one with openssl rand -hex 32"
+        )
+    return hmac.digest(secret, b"epoch: access tokens, 1", hashlib.sha256)
 
 
 def own_tokens(settings: AuthSettings) -> OwnTokens | None:
     """Ours, where there is a secret to sign them with. `SettingsError`: it cannot be read."""
     if settings.token_key is not None:
-        return OwnTokens(_read_secret(settings.token_key))
+        return OwnTokens(Watched(settings.token_key, derived))
     if not settings.registry_token:
         return None
     # Everybody can have an anonymous token, and try to guess what it was signed with. That must
     # be much slower than a hash, should the token be a word.
     secret = settings.registry_token.encode()
-    return OwnTokens(hashlib.scrypt(secret, salt=b"epoch: registry token", n=1 << 14, r=8, p=1))
+    key = derived(hashlib.scrypt(secret, salt=b"epoch: registry token", n=1 << 14, r=8, p=1))
+    return OwnTokens(Fixed(key))
 
 
 def issued_tokens(settings: AuthSettings) -> IssuedTokens:
     """Those of the issuer that the settings name. `SettingsError`: the keys cannot be read."""
     assert settings.token_jwks is not None
-    keys = read_keys(settings.token_jwks)
+    keys = Watched(settings.token_jwks, parse)
     return IssuedTokens(settings.token_issuer, settings.token_audience, keys)
 
 
@@ -142,16 +166,3 @@ def _check_times(claims: Mapping[str, Any]) -> None:
         value = claims.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidToken(f"{name} is not a number")
-
-
-def _read_secret(path: Path) -> bytes:
-    try:
-        secret = path.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"cannot read the token key {path}: {error.strerror}") from None
-    if len(secret) < MIN_TOKEN_KEY:
-        raise SettingsError(
-            f"the token key in {path} is shorter than {MIN_TOKEN_KEY} bytes: make one with "
-            "openssl rand -hex 32"
-        )
-    return secret

@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 
 class Watched(Generic[T]):
-    """What a file says. A change that cannot be read is logged, and what it said before stays.
+    """The parsed contents of a file. A new version that cannot be read or parsed is logged, once,
+    and the last good one stays.
 
     `SettingsError`: it cannot be read at the start.
     """
@@ -29,8 +30,12 @@ class Watched(Generic[T]):
         self._path = path
         self._parse = parse
         self._looked = time.monotonic()
-        self._seen = self._stamp()
-        self._current = self._read()
+        self._unreadable = ""  # why, as it was logged; empty while the file can be read
+        try:
+            self._seen = self._stamp()
+            self._current = self._parsed(self._read())
+        except OSError as error:
+            raise SettingsError(self._cannot_read(error)) from None
 
     def current(self) -> T:
         """What the file says now."""
@@ -40,36 +45,65 @@ class Watched(Generic[T]):
             self._look()
         return self._current
 
+    def reload(self) -> None:
+        """Read the file now, whether it looks changed or not."""
+        self._seen = ()
+        self._unreadable = ""
+        self._look()
+
     def _look(self) -> None:
         try:
             # Taken before the file is read: what is written meanwhile is seen the next time.
             stamp = self._stamp()
             if stamp == self._seen:
                 return
-            self._seen = stamp
-            self._current = self._read()
+            data = self._read()
+        except OSError as error:
+            # Looked at again in a second, since it may pass; but logged only once.
+            reason = self._cannot_read(error)
+            if reason != self._unreadable:
+                log.error("settings stay as they were", reason=reason)
+            self._unreadable = reason
+            return
+        self._unreadable = ""
+        self._seen = stamp  # a version that cannot be parsed is not looked at again
+        try:
+            self._current = self._parsed(data)
         except SettingsError as error:
-            if self._seen is not None:
-                log.error("settings stay as they were", reason=error)
-            self._seen = None
+            log.error("settings stay as they were", reason=error)
         else:
             log.info("settings read again", file=self._path)
 
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError as error:
-            raise SettingsError(f"cannot read {self._path}: {error.strerror}") from None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+    def _stamp(self) -> tuple[int, ...]:
+        status = self._path.stat()
+        # With the time of the last change of its mode: a chmod(1) may be what was missing.
+        return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
-    def _read(self) -> T:
+    def _read(self) -> bytes:
+        with self._path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+
+    def _cannot_read(self, error: OSError) -> str:
+        return f"cannot read {self._path}: {error.strerror}"
+
+    def _parsed(self, data: bytes) -> T:
         try:
-            with self._path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
             if len(data) > MAX_BYTES:
-                raise SettingsError(f"{self._path} is larger than {MAX_BYTES} bytes")
+                raise ValueError(f"larger than {MAX_BYTES} bytes")
             return self._parse(data)
-        except OSError as error:
-            raise SettingsError(f"cannot read {self._path}: {error.strerror}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SettingsError(f"{self._path}: {error}") from None
+
+
+class Fixed(Generic[T]):
+    """What no file says, and so never changes; in place of a `Watched`."""
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def current(self) -> T:
+        """See `Watched`."""
+        return self._value
+
+    def reload(self) -> None:
+        """Nothing to read."""

@@ -30,7 +30,10 @@ _OPTIONS: Final = (
     _file("--token-key", "32 bytes or more to sign tokens with; the same on all replicas."),
     _text("--token-issuer", "ISS", "Take tokens of another service: their iss."),
     _text("--token-audience", "AUD", "Their aud, and the service that clients ask for."),
-    _file("--token-jwks", "Its public keys: a JSON Web Key Set, or one key in PEM."),
+    _file(
+        "--token-jwks",
+        "Its public keys: a JSON Web Key Set or PEM; read when it changes.",
+    ),
     _text("--token-realm", "URL", "Where clients get its tokens."),
     _text("--public-url", "URL", "How clients reach this registry; default: as Host says."),
     _file("--tls-cert", "Speak TLS: the certificate chain in PEM; read again on SIGHUP."),

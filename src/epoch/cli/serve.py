@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
+from epoch import signals
 from epoch.cli.access import access_options, auth_settings, tls_settings
 from epoch.cli.params import Address, Duration, Size, format_duration, format_size, option
 from epoch.config import (
@@ -23,9 +24,6 @@ from epoch.config import (
     spare_cores,
 )
 from epoch.config import UploadSettings as Upload
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from epoch.workers.parent import Parent
@@ -136,6 +134,14 @@ way are finished, then the exit code is 0.
     help="How long requests under way may take after SIGTERM before they are cut.",
 )
 @option(
+    "--cors-origin",
+    multiple=True,
+    default=None,
+    metavar="ORIGIN",
+    help="Let pages of this origin, or of all (*), use the registry from a browser; repeat it for "
+    "several.",
+)
+@option(
     "--workers",
     type=click.IntRange(min=1),
     default=1,
@@ -171,6 +177,7 @@ way are finished, then the exit code is 0.
 @click.pass_context
 def serve(ctx: click.Context, /, **options: Any) -> None:
     """Run the registry, on a bucket where EPOCH_S3_* names one, else on a directory."""
+    signals.hold()
     try:
         settings = _settings(options)
     except SettingsError as error:
@@ -195,6 +202,7 @@ def _settings(options: dict[str, Any]) -> Settings:
             port=port,
             idle_timeout=options["idle_timeout"],
             shutdown_grace=options["shutdown_grace"],
+            cors_origins=tuple(options["cors_origin"] or ()),
         ),
         tls=tls_settings(options),
         auth=auth_settings(options, variables),

@@ -21,7 +21,10 @@ def main() -> int:
     os.dup2(2, 1)  # whatever else is printed is no message
     # Without a buffer: what comes behind the first line is for the server to read.
     with open(0, "rb", buffering=0, closefd=False) as source:
-        first = json.loads(source.readline())
+        line = source.readline()
+    if not line.endswith(b"\n"):
+        return 1  # the parent is gone
+    first = json.loads(line)
     settings: Settings = pickle.loads(base64.b64decode(first["settings"]))  # noqa: S301 - our own
     try:
         return run(settings, Parent(0, target, first=first["first"]))

@@ -12,8 +12,14 @@ from urllib.parse import parse_qsl
 import httptools
 
 from epoch.errors import Code, RegistryError
+from epoch.http.routes import Endpoint
 
 MAX_QUERY_FIELDS: Final = 100
+MAX_SCOPES: Final = 1000
+"""Query fields of a request for a token: clients ask for all repositories that they will need, one
+field each. Its target may be as long as the head."""
+_TOKEN: Final = Endpoint.TOKEN.value
+_TOKEN_TARGET = re.compile(rb"\S{1,32} %b\?" % re.escape(_TOKEN.encode()))
 MAX_AROUND_TARGET: Final = 32 + len("  HTTP/1.1\r\n")
 """Bytes of a request line beside its target: a method of at most 32, and the version."""
 _LENGTH = re.compile(rb"[0-9]{1,19}")
@@ -68,10 +74,15 @@ def bad_request(message: str, status: int = 400) -> RegistryError:
 def too_long(data: bytes, limits: Limits) -> RegistryError:
     """What a head of more than `limits.head` bytes is answered with, whether it has ended or not:
     414 where the request line alone is too long, else 431."""
-    line = data.find(b"\r\n", 0, limits.target + MAX_AROUND_TARGET)
+    longest = _longest_target(data, limits)
+    line = data.find(b"\r\n", 0, longest + MAX_AROUND_TARGET)
     if line < 0:
-        return bad_request(f"the request target is longer than {limits.target} bytes", 414)
+        return bad_request(f"the request target is longer than {longest} bytes", 414)
     return bad_request(f"the request head is longer than {limits.head} bytes", 431)
+
+
+def _longest_target(data: bytes, limits: Limits) -> int:
+    return limits.head if _TOKEN_TARGET.match(data) else limits.target
 
 
 class _Collector:
@@ -119,7 +130,7 @@ def parse(data: bytes, limits: Limits) -> Head:
     return Head(
         method=method,
         path=path,
-        query=_query(query),
+        query=_query(query, MAX_SCOPES if path == _TOKEN else MAX_QUERY_FIELDS),
         headers=fields,
         length=_body_length(fields, version),
         keep_alive=_keep_alive(fields.get("connection", ""), version),
@@ -136,7 +147,7 @@ def _judge_bytes(data: bytes, limits: Limits) -> None:
     target, major, minor = line.groups()
     if (major, minor) not in ((b"1", b"1"), (b"1", b"0")):
         raise bad_request("only HTTP/1.1 and HTTP/1.0 are spoken here", 505)
-    if len(target) > limits.target:
+    if len(target) > limits.target and not _TOKEN_TARGET.match(data):
         raise bad_request(f"the request target is longer than {limits.target} bytes", 414)
     if _ORIGIN_FORM.fullmatch(target) is None:
         raise bad_request("the request target must be a path")
@@ -196,12 +207,10 @@ def _expects_continue(expect: str | None, version: str) -> bool:
     return version == "1.1"
 
 
-def _query(text: str) -> list[tuple[str, str]]:
+def _query(text: str, most: int) -> list[tuple[str, str]]:
     if not text:
         return []
     try:
-        return parse_qsl(
-            text, keep_blank_values=True, errors="replace", max_num_fields=MAX_QUERY_FIELDS
-        )
+        return parse_qsl(text, keep_blank_values=True, errors="replace", max_num_fields=most)
     except ValueError:
-        raise bad_request(f"more than {MAX_QUERY_FIELDS} query parameters", 414) from None
+        raise bad_request(f"more than {most} query parameters", 414) from None

@@ -22,6 +22,7 @@ class Endpoint(Enum):
     TAGS = "/v2/<name>/tags/list"
     REFERRERS = "/v2/<name>/referrers/<digest>"
     HEALTH = "/healthz"
+    READY = "/readyz"
     METRICS = "/metrics"
 
 
@@ -39,6 +40,7 @@ _FIXED: Final = {
     "/v2/token": Route(Endpoint.TOKEN),
     "/v2/_catalog": Route(Endpoint.CATALOG),
     "/healthz": Route(Endpoint.HEALTH),
+    "/readyz": Route(Endpoint.READY),
     "/metrics": Route(Endpoint.METRICS),
 }
 

@@ -55,9 +55,6 @@ class Pushes:
         except RegistryError as error:
             outcome = outcome_of(error)
             raise
-        except StoreError as error:
-            log.error("a push failed", digest=digest, reason=error)
-            raise
         finally:
             metrics.pushes[outcome] += 1
 

@@ -22,6 +22,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from epoch import log
 from epoch.metrics import render
 
 _PATIENCE: Final = 5.0
@@ -75,13 +76,16 @@ class Parent:
                 self._stop()
             *lines, self._buffer = (self._buffer + data).split(b"\n")
             for line in lines:
-                self._handle(json.loads(line))
+                try:
+                    self._handle(json.loads(line))
+                except (ValueError, TypeError, KeyError) as error:
+                    log.error("a line of the parent is not understood", reason=error)
 
     def _handle(self, message: dict[str, Any]) -> None:
         if "report" in message:
             self._send({"figures": message["report"], "text": render()[1].decode()})
         elif (answer := self._asked.get(message["totals"])) is not None and not answer.done():
-            answer.set_result(message["text"])
+            answer.set_result(str(message["text"]))
 
     def _send(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"

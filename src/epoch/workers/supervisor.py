@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import pickle
 import signal
 import sys
 import time
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from epoch import log
+from epoch import log, signals
 from epoch.config import Settings
 from epoch.workers.reserve import reserve
 from epoch.workers.totals import total
@@ -61,15 +62,29 @@ class _Worker:
         """Its metrics, as it last reported them."""
         self.report: asyncio.Future[None] | None = None
 
+    def has_reported(self) -> None:
+        """Nobody has to wait for its report any longer."""
+        if self.report is not None and not self.report.done():
+            self.report.set_result(None)
+
     def send(self, message: dict[str, Any]) -> None:
         """Send it a line, if it is there."""
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
 
 
+class _End(NamedTuple):
+    """How a worker ended."""
+
+    message: str
+    code: int | None
+    """Its exit code, negative for a signal; None where it never began."""
+    reason: str
+    """Empty where only the worker knows, and has told the log."""
+
+
 class _Supervisor:
     def __init__(self, settings: Settings) -> None:
-        self._has_tls = settings.tls is not None
         self._grace = settings.http.shutdown_grace
         self._workers = [_Worker(n, _share(settings, n)) for n in range(settings.workers)]
         self._stopping = asyncio.Event()
@@ -84,8 +99,7 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
-        if self._has_tls:
-            loop.add_signal_handler(signal.SIGHUP, self._signal, signal.SIGHUP)
+        signals.handle(loop.add_signal_handler, self._reload)
         # The first one alone shows whether the settings work, with one line if they do not.
         first, *others = self._workers
         running = [asyncio.create_task(self._keep(first))]
@@ -114,41 +128,71 @@ class _Supervisor:
         self._stopping.set()
         self._signal(signal.SIGTERM)
 
+    def _reload(self) -> None:
+        """Have all workers read their files again."""
+        log.info("SIGHUP received: the workers read their files again")
+        self._signal(signal.SIGHUP)
+
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._workers:
             if worker.process is not None and worker.process.returncode is None:
-                worker.process.send_signal(number)
+                with contextlib.suppress(ProcessLookupError):
+                    worker.process.send_signal(number)
 
     async def _keep(self, worker: _Worker) -> None:
-        """Run the worker, and again whenever it dies, until we stop."""
+        """Run the worker, and again whenever it dies or cannot be started, until we stop."""
         delay = _FIRST_DELAY
         while not self._stopping.is_set():
             started = time.monotonic()
-            code = await self._run_once(worker)
+            end = await self._run_once(worker)
             if self._stopping.is_set():
                 return
             if not worker.ready.is_set():
-                self._failed = code or 1
+                if end.reason:
+                    log.error(end.message, worker=worker.number, code=end.code, reason=end.reason)
+                self._failed = end.code or 1
                 self._stop()
                 return
             delay = _FIRST_DELAY if time.monotonic() - started > _STABLE else delay * 2
             delay = min(delay, _LONGEST_DELAY)
-            log.error("a worker died", worker=worker.number, code=code, restart_in=delay)
-            try:
+            fields: dict[str, object] = {"worker": worker.number, "code": end.code}
+            if end.reason:
+                fields["reason"] = end.reason
+            log.error(end.message, None, **fields, restart_in=delay)
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
-            except TimeoutError:
-                continue
 
-    async def _run_once(self, worker: _Worker) -> int:
-        """Start it and hear it until it ends; its exit code, negative for a signal."""
-        # In a process group of its own: Ctrl-C is for us to hand on.
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "epoch.cli.worker"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            process_group=0,
-            limit=_MAX_LINE,
-        )
+    async def _run_once(self, worker: _Worker) -> _End:
+        """Start it and hear it until it ends. Whatever goes wrong ends this worker alone."""
+        reason = ""
+        try:
+            process = await self._start(worker)
+        except Exception as error:  # noqa: BLE001 - no failure may cost a worker its place
+            return _End("a worker cannot be started", None, _reason(error))
+        try:
+            await self._listen(worker, process)
+        except Exception as error:  # noqa: BLE001 - as above
+            reason = f"what it sends is not understood: {_reason(error)}"
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        code = await process.wait()
+        worker.process = None
+        if worker.figures:
+            self._gone.append(worker.figures)
+            worker.figures = ""
+        worker.has_reported()
+        return _End("a worker died", code, reason)
+
+    async def _start(self, worker: _Worker) -> asyncio.subprocess.Process:
+        with signals.held():
+            # In a process group of its own: Ctrl-C is for us to hand on.
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "epoch.cli.worker"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                process_group=0,
+                limit=_MAX_LINE,
+            )
         worker.process = process
         settings = worker.settings
         if self._workers[0].ready.is_set():
@@ -157,17 +201,13 @@ class _Supervisor:
         worker.send({"settings": pickled, "first": worker.number == 0})
         if self._stopping.is_set():
             process.terminate()
+        return process
+
+    async def _listen(self, worker: _Worker, process: asyncio.subprocess.Process) -> None:
+        """Take its messages until it has none left. ValueError: what it sent is no message."""
         assert process.stdout is not None
         async for line in process.stdout:
-            self._hear(worker, json.loads(line))
-        code = await process.wait()
-        worker.process = None
-        if worker.figures:
-            self._gone.append(worker.figures)
-            worker.figures = ""
-        if worker.report is not None and not worker.report.done():
-            worker.report.set_result(None)
-        return code
+            self._hear(worker, _parse(line))
 
     def _hear(self, worker: _Worker, message: dict[str, Any]) -> None:
         if "ready" in message:
@@ -177,10 +217,9 @@ class _Supervisor:
             task = asyncio.create_task(self._tell_totals(worker, message["ask"]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif "figures" in message:
+        else:
             worker.figures = message["text"]
-            if worker.report is not None and not worker.report.done():
-                worker.report.set_result(None)
+            worker.has_reported()
 
     async def _tell_totals(self, asking: _Worker, number: int) -> None:
         loop = asyncio.get_running_loop()
@@ -197,6 +236,23 @@ class _Supervisor:
             self._gone = [total([], self._gone)]
         text = total([w.figures for w in self._workers if w.figures], self._gone)
         asking.send({"totals": number, "text": text})
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """A worker's message (`epoch.workers.parent`), or ValueError."""
+    message: dict[str, Any] = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("not a message of a worker")
+    fields = message.keys()
+    if fields == {"figures", "text"}:
+        total([message["text"]])
+    elif fields not in ({"ready", "store"}, {"ask"}):
+        raise ValueError("not a message of a worker")
+    return message
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _share(settings: Settings, number: int) -> Settings:
