@@ -19,7 +19,9 @@ from epoch.errors import Code, RegistryError
 
 
 def line(user: str, password: bytes, cost: int = 4) -> str:
-    return f"{user}:{bcrypt.hashpw(password, bcrypt.gensalt(cost)).decode()}\n"
+    # Always the same salt, so that the tests' names are the same in each of several processes.
+    salt = f"$2b${cost:02}$abcdefghijklmnopqrstuu".encode()
+    return f"{user}:{bcrypt.hashpw(password, salt).decode()}\n"
 
 
 @pytest.fixture
