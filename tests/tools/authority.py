@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 
 class Authority:
-    """Signs certificates into a folder."""
+    """Signs certificates into a folder, with all that OpenSSL's strict verification wants to see
+    (RFC 5280, section 4.2.1), which is Python's default from 3.13 on."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
@@ -50,9 +51,31 @@ class Authority:
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=1))
             .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
+            .add_extension(_usage(is_authority=is_authority), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
+                critical=False,
+            )
             .add_extension(
                 x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]),
                 critical=False,
             )
         )
         return builder.sign(self.key, SHA256()).public_bytes(Encoding.PEM)
+
+
+def _usage(*, is_authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not is_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
