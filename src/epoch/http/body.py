@@ -44,6 +44,8 @@ class RequestBody:
         self.length = length
         self.bytes_received = 0
         self.complete = length == 0
+        """Whether its last byte has come, and nothing failed on the way there. Only then is what
+        comes after it the next request; else the connection ends with the answer."""
         self.reading = False
         """Whether a sink takes the bytes now."""
         self._wire = wire
@@ -139,9 +141,10 @@ class RequestBody:
         try:
             if self._decoder is not None:
                 count, rest = self._decode(count)
+                ended = self._decoder.done
             else:
                 self._left -= count
-                self.complete = self._left == 0
+                ended = self._left == 0
             self.bytes_received += count
             metrics.bytes_received += count
             self._rate_bytes += count
@@ -150,9 +153,11 @@ class RequestBody:
         except Exception as error:  # noqa: BLE001 - whatever the sink raises is the handler's to see
             self.fail(error)
             return b""
-        if self.complete:
+        # Not before the sink has taken it: a body that it refuses is not complete.
+        if ended and self.reading:
+            self.complete = True
             self._finish(None)
-        return rest
+        return rest if self.complete else b""
 
     def prepend(self, data: bytes) -> bytes:
         """Take bytes that came with the head. Returns those that surely follow the body."""
@@ -216,7 +221,6 @@ class RequestBody:
             raise RegistryError(Code.SIZE_INVALID, str(error), status=413) from None
         except ValueError as error:
             raise bad_request(f"malformed chunked body: {error}") from None
-        self.complete = self._decoder.done
         return count, rest
 
     def _pump(self) -> None:
