@@ -105,22 +105,13 @@ class App:
 
     async def handle(self, request: Request) -> Response:
         """Answer one request: the handler of the HTTP connections."""
-        endpoint, status = "none", 500
+        route = _route(request.path)
+        request.endpoint = route.endpoint.name.lower()
         try:
-            route = _route(request.path)
-            endpoint = route.endpoint.name.lower()
             await self.guard.authorize(request, route)
-            response = await self._action(route, request.method)(request, route)
-            status = response.status
-        except RegistryError as error:
-            status = error.status
-            raise
+            return await self._action(route, request.method)(request, route)
         except StoreError as error:
-            status = Code.UNAVAILABLE.status
             raise _unavailable(error) from error
-        finally:
-            metrics.request(endpoint, request.method, status)
-        return response
 
     def start(self) -> None:
         """Begin what runs behind the requests."""
@@ -285,6 +276,7 @@ def _access(
     if request is None:
         log.access("-", "-", status, received, sent, seconds, peer)
         return
+    metrics.request(request.endpoint, request.method, status)
     agent = request.headers.get("user-agent", "")
     log.access(request.method, request.path, status, received, sent, seconds, peer, agent)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from epoch.errors import Code, RegistryError
 from epoch.http.body import UNLIMITED, RequestBody
 from epoch.http.head import Head, bad_request, parse, too_long
-from epoch.http.message import BodyCut, ClientGone, Request, Response
+from epoch.http.message import BodyCut, ClientGone, Request, Response, ResponseCut
 from epoch.http.response import CONTINUE, TLS_ON_PLAIN_PORT, error_response, render_head
 from epoch.http.sending import Sender
 from epoch.metrics import metrics
@@ -43,6 +43,12 @@ SMALL_BODY: Final = 256 * 1024
 SMALL_BODY_SECONDS: Final = 0.5
 """An answer does not overtake a body that is this small, if it comes in this time: containerd 1.6
 hangs for ever where a refusal comes while it hands over a manifest. Servers in Go wait likewise."""
+
+CLIENT_GONE: Final = 499
+RESPONSE_CUT: Final = 502
+"""Statuses in the log and the metrics only, of requests whose answer did not go out whole: since
+the client left or stalled, or was cut at the end of the grace of a shutdown (nginx's number for
+it), and since the store broke off."""
 
 EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 """May come before a request (RFC 9112, section 2.2)."""
@@ -80,18 +86,23 @@ class Connection:
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "-")
         service = self._service
-        self._sender = Sender(transport, secure=service.secure, stall=service.timeouts.body_idle)
+        timeouts = service.timeouts
+        self._sender = Sender(
+            transport,
+            secure=service.secure,
+            stall=timeouts.body_idle,
+            min_rate=timeouts.min_rate,
+        )
         self._service.connections.add(self)
         metrics.connections += 1
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """The connection is gone; what the handler still does it does for itself."""
-        self._sender.lost = True
         self._service.connections.discard(self)
         metrics.connections -= 1
         if self._body is not None and not self._body.complete:
             self._body.fail(ClientGone("the connection was lost"))
-        self._sender.resume()
+        self._sender.lose()
 
     def eof_received(self) -> bool:
         """The client has closed its side; it may still be reading."""
@@ -135,6 +146,8 @@ class Connection:
             self._draining -= count
             if self._draining <= 0:
                 self._transport.abort()
+        elif self._closing and self.task is None:
+            pass  # whatever a transport still hands over while it closes is no request
         else:
             if self.task is None and self._served and not self._stash:
                 self._since = self._loop.time()  # a head begins
@@ -183,7 +196,7 @@ class Connection:
             elif b"\n\n" in data or data[:1] == b"\n":
                 self._refuse(bad_request("a line of the request head does not end with CR LF"))
             elif self._eof and not self.eof_received():
-                self._transport.close()
+                self._close()
             return
         try:
             head = parse(data[: end + 4], self._service.limits)
@@ -228,17 +241,25 @@ class Connection:
 
     async def _serve(self, request: Request, body: RequestBody) -> None:
         started = time.perf_counter()  # the loop's clock stands still within an iteration
-        response, sent = None, 0
+        self._sender.sent = 0
+        status = CLIENT_GONE
         try:
             response = await self._answer(request)
             if isinstance(response.body, bytes):
                 await self._outwait(body)
             response, head = await self._render(response, body)
-            sent = await self._sender.send(request.method, response, head)
+            await self._sender.send(request.method, response, head)
+            status = response.status
         except ClientGone:
             self._transport.abort()
             return
+        except ResponseCut as error:
+            status = RESPONSE_CUT
+            logger.error("a response was cut: %s %s: %s", request.method, request.path, error)
+            self._transport.abort()
+            return
         except Exception:
+            status = Code.UNKNOWN.status
             logger.exception("a response failed")
             self._transport.abort()
             return
@@ -248,8 +269,8 @@ class Connection:
         finally:
             self.task = None
             self._body = None
-            status = response.status if response is not None else 499
             seconds = time.perf_counter() - started
+            sent = self._sender.sent
             self._service.log_request(request, status, body.bytes_received, sent, seconds)
         if self._closing or self._service.closing:
             self._linger(unread=not body.complete)
@@ -260,7 +281,7 @@ class Connection:
             if self._stash:
                 self._next_head()
             elif self._eof:
-                self._transport.close()
+                self._close()
 
     async def _answer(self, request: Request) -> Response:
         try:
@@ -313,7 +334,7 @@ class Connection:
             return
         secure = self._service.secure
         if self._eof or (secure and not unread):
-            self._transport.close()
+            self._close()
             return
         self._draining = DRAIN_BYTES
         self._since = self._loop.time()
@@ -321,12 +342,18 @@ class Connection:
             self._transport.write_eof()
         self.resume_reading()
 
+    def _close(self) -> None:
+        """Close as soon as what is queued is out. Nothing that comes from now on is a request."""
+        self._closing = True
+        self._stash = b""
+        self._transport.close()
+
     def close_when_idle(self) -> None:
         """The server shuts down: close between requests, and after the one that is running."""
         if self.task is not None:
             self._closing = True
         elif self._draining < 0:
-            self._transport.close()
+            self._close()
 
     def abort(self) -> None:
         """Close at once."""
@@ -352,6 +379,6 @@ class Connection:
                 if self._stash:
                     self._refuse(bad_request("the request head did not come in time", 408))
                 else:
-                    self._transport.close()
+                    self._close()
         elif now - self._since > timeouts.idle:
-            self._transport.close()
+            self._close()

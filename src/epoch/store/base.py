@@ -27,6 +27,11 @@ class StoreError(Exception):
         self.retry_after = retry_after
 
 
+def replaced(key: str) -> StoreError:
+    """The error where another object lies at `key` than the one that was being read."""
+    return StoreError(f"read {key}: the object was replaced meanwhile", retry_after=None)
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """One stored object: key (without prefix), bytes, opaque etag, mtime in Unix seconds.
@@ -114,11 +119,12 @@ class Store(Protocol):
         """The same, and what is known about it."""
 
     def open(
-        self, key: str, start: int = 0, stop: int | None = None
+        self, key: str, start: int = 0, stop: int | None = None, *, etag: str = ""
     ) -> AbstractAsyncContextManager[ObjectReader | None]:
         """Open bytes `start` to `stop` (exclusive; None: to the end); None where no object is.
 
-        The caller has checked the range against the object's size.
+        The caller has checked the range against the object's size. `etag`: of the object that is
+        meant; `StoreError` where another one is there now. Empty: any.
         """
 
     async def put(self, key: str, data: Buffer) -> None:

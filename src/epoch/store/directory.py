@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from epoch.store import directory_files as files
-from epoch.store.base import Multipart, ObjectInfo, Part, StoreError
+from epoch.store.base import Multipart, ObjectInfo, Part, StoreError, replaced
 from epoch.store.directory_read import FileReader, info_of, open_object
 from epoch.store.directory_threads import Threads
 from epoch.store.directory_walk import files_in, names_in, walk
@@ -110,7 +110,7 @@ class DirectoryStore:
 
     @contextlib.asynccontextmanager
     async def open(
-        self, key: str, start: int = 0, stop: int | None = None
+        self, key: str, start: int = 0, stop: int | None = None, *, etag: str = ""
     ) -> AsyncIterator[FileReader | None]:
         """Open bytes `start` to `stop` (exclusive; None: to the end); None where no object is."""
         with files.explained(f"open {key}"):
@@ -120,7 +120,10 @@ class DirectoryStore:
             return
         fd, status = opened
         try:
-            yield FileReader(info_of(key, status), fd, start, stop, self._threads)
+            info = info_of(key, status)
+            if etag not in ("", info.etag):
+                raise replaced(key)
+            yield FileReader(info, fd, start, stop, self._threads)
         finally:
             os.close(fd)
 

@@ -11,7 +11,7 @@ from epoch.store.base import ObjectInfo
 from epoch.store.directory_files import MISSING, read_at
 from epoch.store.directory_threads import Threads
 
-_CHUNK: Final = 512 * 1024
+_CHUNK: Final = 256 * 1024
 
 
 def info_of(key: str, status: os.stat_result) -> ObjectInfo:
