@@ -50,6 +50,10 @@ RESPONSE_CUT: Final = 502
 the client left or stalled, or was cut at the end of the grace of a shutdown (nginx's number for
 it), and since the store broke off."""
 
+FULL: Final = RegistryError(
+    Code.UNAVAILABLE, "too many connections are open", headers=(("Retry-After", "1"),)
+)
+
 EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 """May come before a request (RFC 9112, section 2.2)."""
 
@@ -93,12 +97,19 @@ class Connection:
             stall=timeouts.body_idle,
             min_rate=timeouts.min_rate,
         )
-        self._service.connections.add(self)
+        service.connections.add(self)
         metrics.connections += 1
+        now = self._loop.time()
+        if service.make_room():
+            service.admission.waits(self, now, served=False)
+        else:
+            service.admission.refused(now)
+            self._answer_and_close(FULL)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """The connection is gone; what the handler still does it does for itself."""
         self._service.connections.discard(self)
+        self._service.admission.works(self)
         metrics.connections -= 1
         if self._body is not None and not self._body.complete:
             self._body.fail(ClientGone("the connection was lost"))
@@ -151,6 +162,7 @@ class Connection:
         else:
             if self.task is None and self._served and not self._stash:
                 self._since = self._loop.time()  # a head begins
+                self._service.admission.waits(self, self._since, served=True)
             self._stash += SCRATCH[:count]
             if self.task is None:
                 self._next_head()
@@ -226,11 +238,16 @@ class Connection:
         )
         self.task = self._loop.create_task(self._serve(request, body))
         self._service.tasks.add(self.task)
+        self._service.admission.works(self)
+        self._service.make_room()
         self.task.add_done_callback(self._service.tasks.discard)
 
     def _refuse(self, error: RegistryError) -> None:
         """Answer what is no request at all, and close."""
         self._service.log_refusal(self.peer, error)
+        self._answer_and_close(error)
+
+    def _answer_and_close(self, error: RegistryError) -> None:
         response = error_response(error)
         assert isinstance(response.body, bytes)
         head = render_head(response, self._service.always, keep_alive=False)
@@ -276,6 +293,7 @@ class Connection:
             self._linger(unread=not body.complete)
         else:
             self._since = self._loop.time()
+            self._service.admission.waits(self, self._since, served=True)
             self._stash = body.take_back() + self._stash
             self.resume_reading()
             if self._stash:
@@ -338,6 +356,7 @@ class Connection:
             return
         self._draining = DRAIN_BYTES
         self._since = self._loop.time()
+        self._service.admission.waits(self, self._since, served=False)
         if not secure:  # TLS has no half-close here: the client goes when it has read the answer
             self._transport.write_eof()
         self.resume_reading()

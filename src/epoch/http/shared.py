@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from epoch.errors import RegistryError
+from epoch.http.admission import Admission
 from epoch.http.head import Limits
 from epoch.http.message import Handler, Request
 
@@ -61,10 +62,15 @@ class Shared:
         self.always = "".join(f"{name}: {value}\r\n" for name, value in headers).encode()
         self.secure = False
         self.closing = False
+        self.admission = Admission()
         self.connections: set[Ended] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         """Requests being answered; some outlive their connection."""
         self._access_log = access_log
+
+    def make_room(self) -> bool:
+        """Whether the descriptors suffice for what has just come; see `Admission`."""
+        return self.admission.make_room(len(self.connections), len(self.tasks), self.loop.time())
 
     def log_request(
         self, request: Request, status: int, received: int, sent: int, seconds: float
