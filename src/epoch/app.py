@@ -16,6 +16,7 @@ from epoch.auth.guard import Guard
 from epoch.config import Settings, SettingsError, StoreSettings
 from epoch.download.blobs import Blobs as Downloads
 from epoch.errors import Code, RegistryError
+from epoch.http.allocator import Allocator
 from epoch.http.head import Limits
 from epoch.http.listener import Service
 from epoch.http.message import Request, Response
@@ -176,6 +177,7 @@ async def _serve(settings: Settings, parent: Parent | None) -> int:
         host, port = await service.listen(
             settings.http.host, settings.http.port, tls, reuse_port=parent is not None
         )
+        service.allocator = Allocator()
     except BaseException:
         await store.close()
         raise
@@ -265,6 +267,7 @@ def make_service(settings: Settings, app: App) -> Service:
             min_rate=http.min_rate,
         ),
         max_body=settings.upload.max_blob,
+        body_budget=http.body_budget,
         access_log=_access,
         headers=(API_VERSION,),
     )

@@ -14,10 +14,20 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from epoch.errors import Code, RegistryError
-from epoch.http.body import UNLIMITED, RequestBody
+from epoch.http.body import RequestBody
 from epoch.http.head import Head, bad_request, parse, too_long
+from epoch.http.memory import Claims
 from epoch.http.message import BodyCut, ClientGone, Request, Response, ResponseCut
-from epoch.http.response import CONTINUE, TLS_ON_PLAIN_PORT, error_response, render_head
+from epoch.http.response import (
+    CLIENT_GONE,
+    CONTINUE,
+    FULL,
+    RESPONSE_CUT,
+    TLS_ON_PLAIN_PORT,
+    error_response,
+    render_error,
+    render_head,
+)
 from epoch.http.sending import Sender
 from epoch.metrics import metrics
 
@@ -38,21 +48,6 @@ DRAIN_BYTES: Final = 64 * 1024 * 1024
 DRAIN_SECONDS: Final = 2.0
 """How long an unwanted body is read and dropped after a final answer: closing with unread bytes
 would make the kernel send RST, and the client would lose the answer."""
-
-SMALL_BODY: Final = 256 * 1024
-SMALL_BODY_SECONDS: Final = 0.5
-"""An answer does not overtake a body that is this small, if it comes in this time: containerd 1.6
-hangs for ever where a refusal comes while it hands over a manifest. Servers in Go wait likewise."""
-
-CLIENT_GONE: Final = 499
-RESPONSE_CUT: Final = 502
-"""Statuses in the log and the metrics only, of requests whose answer did not go out whole: since
-the client left or stalled, or was cut at the end of the grace of a shutdown (nginx's number for
-it), and since the store broke off."""
-
-FULL: Final = RegistryError(
-    Code.UNAVAILABLE, "too many connections are open", headers=(("Retry-After", "1"),)
-)
 
 EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 """May come before a request (RFC 9112, section 2.2)."""
@@ -81,6 +76,7 @@ class Connection:
         # Per-request state
         self._body: RequestBody | None = None
         self._expects_continue = False
+        self._claims = Claims(service.memory, self)
 
     # Protocol interface
 
@@ -90,20 +86,15 @@ class Connection:
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "-")
         service = self._service
-        timeouts = service.timeouts
         self._sender = Sender(
             transport,
             secure=service.secure,
-            stall=timeouts.body_idle,
-            min_rate=timeouts.min_rate,
+            stall=service.timeouts.body_idle,
+            min_rate=service.timeouts.min_rate,
         )
         service.connections.add(self)
         metrics.connections += 1
-        now = self._loop.time()
-        if service.make_room():
-            service.admission.waits(self, now, served=False)
-        else:
-            service.admission.refused(now)
+        if not service.admit(self):
             self._answer_and_close(FULL)
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -189,6 +180,25 @@ class Connection:
             self._expects_continue = False
             self._transport.write(CONTINUE)
 
+    async def reserve(self, size: int) -> None:
+        """See `body.Wire`."""
+        await self._claims.reserve(size)
+
+    @property
+    def moved(self) -> int | None:
+        """See `memory.Holder`."""
+        if self._body is not None and self._body.awaited:
+            return self._body.bytes_received
+        return self._sender.taken
+
+    def give_up(self) -> None:
+        """See `memory.Holder`."""
+        logger.warning("a slow client is cut, since others wait for memory: %s", self.peer)
+        if self._body is not None and self._body.awaited:
+            self._body.fail(BodyCut(Code.UNAVAILABLE, "the body comes too slowly", status=408))
+        else:
+            self._transport.abort()
+
     # Heads
 
     def _next_head(self) -> None:
@@ -235,6 +245,7 @@ class Connection:
             body=body,
             peer=self.peer,
             secure=self._service.secure,
+            reserve=self.reserve,
         )
         self.task = self._loop.create_task(self._serve(request, body))
         self._service.tasks.add(self.task)
@@ -248,10 +259,7 @@ class Connection:
         self._answer_and_close(error)
 
     def _answer_and_close(self, error: RegistryError) -> None:
-        response = error_response(error)
-        assert isinstance(response.body, bytes)
-        head = render_head(response, self._service.always, keep_alive=False)
-        self._transport.write(head + response.body)
+        self._transport.write(render_error(error, self._service.always))
         self._linger()
 
     # Requests
@@ -261,9 +269,9 @@ class Connection:
         self._sender.sent = 0
         status = CLIENT_GONE
         try:
-            response = await self._answer(request)
-            if isinstance(response.body, bytes):
-                await self._outwait(body)
+            response = self._claims.answer(await self._answer(request))
+            if isinstance(response.body, bytes) and not self._expects_continue:
+                await body.outwait()
             response, head = await self._render(response, body)
             await self._sender.send(request.method, response, head)
             status = response.status
@@ -286,6 +294,7 @@ class Connection:
         finally:
             self.task = None
             self._body = None
+            self._claims.release()
             seconds = time.perf_counter() - started
             sent = self._sender.sent
             self._service.log_request(request, status, body.bytes_received, sent, seconds)
@@ -311,19 +320,6 @@ class Connection:
         except Exception:
             logger.exception("a handler failed: %s", request.method)
             return error_response(RegistryError(Code.UNKNOWN))
-
-    async def _outwait(self, body: RequestBody) -> None:
-        """Drop a small body that nobody has read; see `SMALL_BODY`."""
-        if not body.untouched or (body.length or UNLIMITED) > SMALL_BODY or self._expects_continue:
-            return
-        late = BodyCut(Code.BAD_REQUEST, "the body did not come in time")
-        timer = self._loop.call_later(SMALL_BODY_SECONDS, body.fail, late)
-        try:
-            await body.read(SMALL_BODY)
-        except BodyCut:
-            pass
-        finally:
-            timer.cancel()
 
     async def _render(self, response: Response, body: RequestBody) -> tuple[Response, bytes]:
         """A response and its head; that of a 500 where the handler's own cannot be sent."""
@@ -362,7 +358,7 @@ class Connection:
         self.resume_reading()
 
     def _close(self) -> None:
-        """Close as soon as what is queued is out. Nothing that comes from now on is a request."""
+        """Close as soon as what is queued is out; what comes from now on is no request."""
         self._closing = True
         self._stash = b""
         self._transport.close()

@@ -142,6 +142,10 @@ class Anybody:
         return True
 
 
+async def _nothing_to_reserve(_size: int) -> None:
+    """Of a request that no connection has to account for."""
+
+
 @dataclass(slots=True)
 class Request:
     """One parsed request head, and its body still to be read."""
@@ -160,6 +164,9 @@ class Request:
     """Whether it came over TLS."""
     caller: Caller = field(default_factory=Anybody)
     """Who sent it: for what a handler decides itself (the source of a mount, what a list shows)."""
+    reserve: Callable[[int], Awaitable[None]] = _nothing_to_reserve
+    """Wait for memory for so many bytes until the request is answered; for what a handler reads
+    whole from the store, above 64 KiB. UNAVAILABLE where that takes too long."""
     endpoint: str = "none"
     """Which of a fixed set of endpoints it is for, as the metrics name it; set by the handler."""
 

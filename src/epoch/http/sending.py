@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from contextlib import aclosing
 from typing import Final
 
+from epoch.http.memory import SMALL
 from epoch.http.message import BodyStream, ClientGone, Response, ResponseCut
-from epoch.http.relay import relay
+from epoch.http.relay import pieces, relay
 from epoch.http.sendfile import send_file, unacknowledged
 from epoch.metrics import metrics
 
 WRITE_HIGH: Final = 64 * 1024
 """Bytes queued for a client above which its response waits."""
 
-PIECE: Final = 64 * 1024
-"""Bytes that are handed to the transport at a time: under TLS it encrypts all of them at once."""
+SECURE_HIGH: Final = 16 * 1024
+"""The same under TLS. As much again lies encrypted in the transport below."""
+
+PIECE: Final = 16 * 1024
+"""Bytes handed to a TLS transport at a time: a record (RFC 8446, section 5.1). It encrypts at once
+whatever it gets, into memory that the connection then keeps."""
 
 RATE_SPAN: Final = 30.0
 """Seconds over which the minimum rate is averaged."""
@@ -46,7 +53,9 @@ class Sender:
         self._taken_since = self._loop.time()
         self._rate_taken = 0
         self._rate_since = self._taken_since
-        transport.set_write_buffer_limits(high=WRITE_HIGH)
+        self._high = SECURE_HIGH if secure else WRITE_HIGH
+        self._piece = PIECE if secure else sys.maxsize  # else it is not copied
+        transport.set_write_buffer_limits(high=self._high)
 
     # Flow control, as the transport's callbacks tell it
 
@@ -67,6 +76,11 @@ class Sender:
         self.resume()
         if self._sending is not None:
             self._sending.cancel()
+
+    @property
+    def taken(self) -> int | None:
+        """Bytes that the client has taken, as last looked at; None where no body is being sent."""
+        return None if self._sending is None else self._taken
 
     def look(self, now: float) -> int | None:
         """Bytes that are still queued here, or None where the client takes too little; called
@@ -100,7 +114,7 @@ class Sender:
                 raise ClientGone("the connection was lost")
             if method == "HEAD" or response.status in (204, 304):
                 self._write(head)
-            elif isinstance(response.body, bytes) and len(response.body) <= PIECE:
+            elif isinstance(response.body, bytes) and len(response.body) <= SMALL:
                 self._write(head + response.body)
                 self._count_body(len(response.body))
                 await self._drained()
@@ -118,6 +132,8 @@ class Sender:
         try:
             if isinstance(body, bytes):
                 await self._send_chunk(body)
+                await self._empty()  # until then the transport keeps all of it
+                self._restore()
             else:
                 await self._send_stream(body)
         except asyncio.CancelledError:
@@ -132,7 +148,7 @@ class Sender:
         """Send a stream, and go on where whatever gives it has broken off."""
         while self.sent < stream.length:
             try:
-                if self._secure or not await self._send_around(stream):
+                if not await self._send_around(stream):
                     await self._send_chunks(stream)
                 if self.sent < stream.length:
                     raise EOFError(f"it ended after {self.sent} bytes of {stream.length}")
@@ -156,32 +172,43 @@ class Sender:
 
     async def _send_chunk(self, chunk: bytes) -> None:
         view = memoryview(chunk)
-        for start in range(0, len(chunk), PIECE):
-            piece = view[start : start + PIECE]
+        for start in range(0, len(chunk), self._piece):
+            piece = view[start : start + self._piece]
             self._write(piece)
             self._count_body(len(piece))
             await self._drained()
 
     async def _send_around(self, stream: BodyStream) -> bool:
-        """Send a stream from a file or a socket, around the transport; False where it has none."""
-        transport, left = self._transport, stream.length - self.sent
-        file = stream.fileno()
+        """Send a stream from a file or a socket; False where it has none, or where it is a file and
+        has to be encrypted."""
+        file = None if self._secure else stream.fileno()
         source = None if file is not None else stream.take_socket()
         if file is None and source is None:
             return False
         try:
             if file is not None:
                 await self._empty()
-                await send_file(transport, file, stream.offset + self.sent, left, self._went_out)
+                start, left = stream.offset + self.sent, stream.length - self.sent
+                await send_file(self._transport, file, start, left, self._went_out)
             elif source is not None:
+                descriptor, stall = source.descriptor, source.stall
                 await self._send_chunk(source.first)
-                await self._empty()
-                if rest := left - len(source.first):
-                    await relay(transport, source, rest, self._went_out)
+                source = None  # and with it what has been sent
+                await self._send_socket(descriptor, stream.length - self.sent, stall)
         finally:
-            if not self.lost:
-                transport.set_write_buffer_limits(high=WRITE_HIGH)
+            self._restore()
         return True
+
+    async def _send_socket(self, descriptor: int, count: int, stall: float) -> None:
+        if not count:
+            return
+        if self._secure:
+            async with aclosing(pieces(descriptor, count, SMALL, stall)) as received:
+                async for piece in received:
+                    await self._send_chunk(piece)
+        else:
+            await self._empty()
+            await relay(self._transport, descriptor, count, stall, self._went_out)
 
     def _write(self, data: bytes | memoryview) -> None:
         self._transport.write(data)
@@ -199,6 +226,10 @@ class Sender:
         """What is sent around the transport must not overtake what the transport still holds."""
         self._transport.set_write_buffer_limits(high=0)
         await self._drained()
+
+    def _restore(self) -> None:
+        if not self.lost:
+            self._transport.set_write_buffer_limits(high=self._high)
 
     async def _drained(self) -> None:
         while self._writable is not None:

@@ -15,6 +15,7 @@ from epoch.registry.membership import Membership
 from epoch.registry.presence import check_present
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import TagForms
+from epoch.registry.whole import Reserve, read_whole
 from epoch.store import keys
 from epoch.store.base import Store
 from epoch.store.pins import Pins
@@ -85,11 +86,11 @@ class Manifests:
             headers.append(("OCI-Subject", str(found.subject)))
         return Response(201, headers)
 
-    async def get(self, _request: Request, name: str, reference: str) -> Response:
+    async def get(self, request: Request, name: str, reference: str) -> Response:
         """The exact bytes of a manifest; the same for HEAD. `Accept` is not looked at: a manifest
         is never converted, and clients judge the type that they get."""
         repository = check_name(name)
-        data, digest = await self._find(repository, _parse(reference))
+        data, digest = await self._find(repository, _parse(reference), request.reserve)
         headers = [
             ("Content-Type", self._type_of(digest, data)),
             ("Docker-Content-Digest", str(digest)),
@@ -139,17 +140,19 @@ class Manifests:
         await for_each(write_tag, tags)
         await both(self._catalog.add(repository), confirm())
 
-    async def _find(self, repository: str, asked: Digest | str) -> tuple[bytes, Digest]:
+    async def _find(
+        self, repository: str, asked: Digest | str, reserve: Reserve
+    ) -> tuple[bytes, Digest]:
         if isinstance(asked, Digest):
             key = keys.manifest_by_digest(repository, asked)
-            data = await self._store.get(key, document.MAX_STORED)
+            data = await read_whole(lambda limit: self._store.get(key, limit), reserve)
             if data is None:
                 raise await self._unknown(repository)
             if Digest.of(data, asked.algorithm) != asked:
                 # Seen in buckets where anybody could push to `<repository>/_digests`.
                 raise RegistryError(Code.UNKNOWN, "the stored manifest is damaged: push it again")
             return data, asked
-        tagged = await self._forms.read(repository, asked) if is_tag(asked) else None
+        tagged = await self._forms.read(repository, asked, reserve) if is_tag(asked) else None
         if tagged is None:
             raise await self._unknown(repository)
         return tagged

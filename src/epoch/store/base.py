@@ -27,6 +27,14 @@ class StoreError(Exception):
         self.retry_after = retry_after
 
 
+class ObjectTooLarge(StoreError):
+    """The object has more bytes than were to be read: `size`."""
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message, retry_after=None)
+        self.size = size
+
+
 def replaced(key: str) -> StoreError:
     """The error where another object lies at `key` than the one that was being read."""
     return StoreError(f"read {key}: the object was replaced meanwhile", retry_after=None)
@@ -113,7 +121,7 @@ class Store(Protocol):
         """The object at `key`, or None."""
 
     async def get(self, key: str, limit: int) -> bytes | None:
-        """The whole object, or None where there is none. `StoreError` above `limit` bytes."""
+        """The whole object, or None where there is none. `ObjectTooLarge` above `limit` bytes."""
 
     async def fetch(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
         """The same, and what is known about it."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from epoch.store import directory_files as files
-from epoch.store.base import Multipart, ObjectInfo, Part, StoreError, replaced
+from epoch.store.base import Multipart, ObjectInfo, ObjectTooLarge, Part, StoreError, replaced
 from epoch.store.directory_read import FileReader, info_of, open_object
 from epoch.store.directory_threads import Threads
 from epoch.store.directory_walk import files_in, names_in, walk
@@ -97,9 +97,8 @@ class DirectoryStore:
             try:
                 size = status.st_size
                 if size > limit:
-                    raise StoreError(
-                        f"get {key}: {size} bytes, where at most {limit} were expected",
-                        retry_after=None,
+                    raise ObjectTooLarge(
+                        f"get {key}: {size} bytes, where at most {limit} were expected", size
                     )
                 if size <= _INLINE:
                     return info_of(key, status), files.read_at(fd, 0, size)

@@ -14,9 +14,6 @@ from epoch.store.s3_errors import NotS3, understand
 if TYPE_CHECKING:
     import aiohttp
 
-CHUNK: Final = 64 * 1024
-"""The most bytes given at a time: a client that does not read holds one of them."""
-
 _WORTH_A_CONNECTION: Final = 1024 * 1024
 """Bytes of an answer from which on it is read around aiohttp, which costs a new connection."""
 
@@ -103,7 +100,7 @@ class S3Reader:
         while left > 0:
             try:
                 async with asyncio.timeout(self._stall):
-                    chunk = await self._response.content.read(CHUNK)
+                    chunk = await self._response.content.readany()
             except Exception as error:
                 raise understand(error).error(f"read {self.info.key}") from error
             if not chunk:
