@@ -111,6 +111,9 @@ class _Wire:
     def resume_reading(self) -> None: ...
     def send_continue(self) -> None: ...
 
+    async def reserve(self, size: int) -> None:
+        pass
+
 
 def _dispatching(app: App) -> Callable[[], None]:
     parsed = head.parse(b"GET /v2/ HTTP/1.1\r\nHost: registry.example\r\n\r\n", _LIMITS)

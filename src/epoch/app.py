@@ -20,10 +20,11 @@ from epoch.config import Settings, SettingsError, StoreSettings
 from epoch.download.blobs import Blobs as Downloads
 from epoch.environment import unread
 from epoch.errors import Code, RegistryError
+from epoch.http.allocator import Allocator
 from epoch.http.cors import Cors
 from epoch.http.head import Limits
 from epoch.http.listener import Service
-from epoch.http.message import ClientGone, Request, Response
+from epoch.http.message import Request, Response
 from epoch.http.routes import Endpoint, Route, match
 from epoch.http.shared import Timeouts
 from epoch.http.tls import Tls
@@ -48,9 +49,6 @@ from epoch.store.readiness import Readiness
 from epoch.upload.blobs import Blobs as Uploads
 from epoch.upload.session_store import EXPIRED, read_secret
 from epoch.workers.parent import Parent
-
-CLIENT_GONE: Final = 499
-"""The status by which a request whose client went away is counted and logged (nginx's)."""
 
 API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
 
@@ -131,33 +129,28 @@ class App:
 
     async def handle(self, request: Request) -> Response:
         """Answer one request: the handler of the HTTP connections."""
-        endpoint, status = "none", 500
         try:
             route = _route(request.path)
-            endpoint = route.endpoint.name.lower()
+            request.endpoint = route.endpoint.name.lower()
             # Browsers send a preflight without credentials.
             response = None if self._cors is None else self._cors.preflight(request)
             if response is None:
                 await self.guard.authorize(request, route)
                 response = await self._action(route, request.method)(request, route)
-            status = response.status
         except RegistryError as error:
-            status = error.status
             self._allow_reading(error, request)
             raise
         except StoreError as error:
             self._failures.error(
-                "the store failed", error, endpoint=endpoint, method=request.method, name=route.name
+                "the store failed",
+                error,
+                endpoint=request.endpoint,
+                method=request.method,
+                name=route.name,
             )
             refusal = _unavailable(error)
-            status = refusal.status
             self._allow_reading(refusal, request)
             raise refusal from error
-        except (ClientGone, asyncio.CancelledError):
-            status = CLIENT_GONE
-            raise
-        finally:
-            metrics.request(endpoint, request.method, status)
         if self._cors is not None:
             response.headers += self._cors.fields(request)
         return response
@@ -237,6 +230,7 @@ async def _serve(settings: Settings, parent: Parent | None) -> int:
         host, port = await service.listen(
             settings.http.host, settings.http.port, tls, reuse_port=parent is not None
         )
+        service.allocator = Allocator()
     except BaseException:
         await store.close()
         raise
@@ -404,6 +398,7 @@ def make_service(settings: Settings, app: App) -> Service:
             min_rate=http.min_rate,
         ),
         max_body=settings.upload.max_blob,
+        body_budget=http.body_budget,
         access_log=_access,
         headers=(API_VERSION,),
     )
@@ -415,6 +410,7 @@ def _access(
     if request is None:
         log.access("-", "-", status, received, sent, seconds, peer)
         return
+    metrics.request(request.endpoint, request.method, status)
     agent = request.headers.get("user-agent", "")
     log.access(request.method, request.path, status, received, sent, seconds, peer, agent)
 

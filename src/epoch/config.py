@@ -190,6 +190,10 @@ class HttpSettings:
     """Bytes of a manifest; more is answered 413 (OCI distribution-spec, "Pushing Manifests":
     registries should take at least 4 MiB)."""
 
+    body_budget: int = 64 * MIB
+    """Bytes of manifests and lists above 64 KiB that are held whole at the same time, in either
+    direction. Requests wait for it up to 10 s, then are answered 503."""
+
     head_timeout: float = 10.0
     """Seconds from a request's first byte to the end of its head, however its bytes drip in."""
 
@@ -220,6 +224,11 @@ class HttpSettings:
                 f"{origin!r} is not an origin: write https://ui.example.com, with neither a path "
                 "nor a slash at the end, or *",
             )
+        _require(
+            self.body_budget >= 64 * MIB,
+            f"body budget {self.body_budget} is too low: choose 64MiB or more, so that every "
+            "manifest fits",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ class Metrics:
         self._cpu: dict[Work, float] = dict.fromkeys(get_args(Work), 0.0)  # as last told
 
     def request(self, endpoint: str, method: str, status: int) -> None:
-        """Count one answered request. `endpoint`: a name out of a fixed set, such as `BLOB`."""
+        """Count one request that has ended. `endpoint`: out of a fixed set, such as `blob`."""
         key = (endpoint, method if method in _METHODS else "other", status)
         self.requests[key] = self.requests.get(key, 0) + 1
 
@@ -172,7 +172,7 @@ class _Collector:
         now = self._source
         yield InfoMetricFamily("epoch_build", "This build.", {"version": __version__})
         requests = CounterMetricFamily(
-            "epoch_requests", "Requests answered.", labels=("endpoint", "method", "status")
+            "epoch_requests", "Requests that ended.", labels=("endpoint", "method", "status")
         )
         for (endpoint, method, status), count in now.requests.items():
             requests.add_metric((endpoint, method, str(status)), count)

@@ -23,9 +23,10 @@ Kind = Literal[
     "delete", "other",
 ]  # fmt: skip
 
-What = Literal["reset", "reset-body", "lost", "stall", "500", "503", "429", "slow-down"]
+What = Literal["reset", "reset-body", "lost", "cut", "stall", "500", "503", "429", "slow-down"]
 """`reset`: RST after the head. `reset-body`: RST amid the body. `lost`: the server does what it is
-asked, and its answer is lost. `stall`: nothing is read nor answered. The rest: such an answer."""
+asked, and its answer is lost. `cut`: its answer is cut with RST after `Fault.after` bytes, head
+included. `stall`: nothing is read nor answered. The rest: such an answer."""
 
 _ANSWERS: Final = {
     "500": (500, "InternalError"),
@@ -45,6 +46,7 @@ class Fault:
     kind: Kind = "any"
     nth: int = 1
     times: int = 1_000_000
+    after: int = 0
 
 
 def kind_of(method: str, target: str) -> Kind:
@@ -109,20 +111,20 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream: asyncio.StreamWriter | None = None
         pump: asyncio.Task[None] | None = None
-        lost = asyncio.Event()
+        answer = _Answer()
         try:
             from_upstream, upstream = await asyncio.open_connection(*self._upstream)
-            pump = self._start(_pump(from_upstream, writer, lost))
+            pump = self._start(_pump(from_upstream, writer, answer))
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
                 length = int(found[1]) if (found := _LENGTH.search(head)) else 0
                 fault = self._fault(kind_of(method, target))
-                if fault is not None and fault.what != "lost":
+                if fault is not None and fault.what not in ("lost", "cut"):
                     await _strike(fault.what, reader, writer, length)
                     continue
                 if fault is not None:
-                    lost.set()
+                    answer.left = fault.after
                 upstream.write(head)
                 await self._forward(reader, upstream, length)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -156,14 +158,26 @@ class Proxy:
         await asyncio.sleep(0)
 
 
+@dataclass
+class _Answer:
+    """What comes back on one connection."""
+
+    left: int | None = None
+    """Bytes of it that still pass; None: all."""
+
+
 async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: _Answer
 ) -> None:
     with contextlib.suppress(ConnectionError):
-        while data := await reader.read(_PIECE):
-            if lost.is_set():
-                break
+        while answer.left != 0 and (data := await reader.read(_PIECE)):
+            if answer.left is not None:
+                data = data[: answer.left]
+                answer.left -= len(data)
             writer.write(data)
+            await writer.drain()
+        if writer.transport.get_write_buffer_size():
+            writer.transport.set_write_buffer_limits(high=0)
             await writer.drain()
         _reset(writer)
 

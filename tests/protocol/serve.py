@@ -97,6 +97,9 @@ class Blocks:
         if self.failure:
             raise self.failure
 
+    async def resume(self, sent: int, error: Exception) -> None:
+        raise error
+
     async def aclose(self) -> None:
         self.closed += 1
         if self._file is not None:

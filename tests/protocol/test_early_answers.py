@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from epoch.http import connection
+from epoch.http import body, connection
 from tests.protocol.serve import Raw, serving, statuses
 from tests.tools.machine import curl
 
@@ -113,7 +113,7 @@ async def test_curl(status: int, code: str, expect: str, tmp_path: Path) -> None
 
 async def test_no_answer_overtakes_a_small_body(monkeypatch: pytest.MonkeyPatch) -> None:
     """containerd hangs where one does. The connection is then good for the next request."""
-    monkeypatch.setattr(connection, "SMALL_BODY_SECONDS", 20.0)
+    monkeypatch.setattr(body, "SMALL_BODY_SECONDS", 20.0)
     async with serving() as server, Raw(server.port) as raw:
         for _ in range(2):
             await raw.send(

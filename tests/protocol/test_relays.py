@@ -8,10 +8,11 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
+from epoch.http import relay
 from epoch.http.message import Request, Response
 from epoch.http.relay import SLICE
 from epoch.metrics import metrics
@@ -49,6 +50,9 @@ class Relayed:
     def __aiter__(self) -> AsyncIterator[bytes]:
         raise AssertionError("the socket is there")
 
+    async def resume(self, sent: int, error: Exception) -> None:
+        raise error
+
     async def aclose(self) -> None:
         self.closed += 1
         self._own.close()
@@ -72,10 +76,18 @@ def _sockets() -> int:
 
 
 @pytest.fixture(autouse=True)
-async def _no_socket_is_left() -> AsyncIterator[None]:
+async def _nothing_is_left() -> AsyncIterator[None]:
     before = _sockets()
     yield
     await eventually(lambda: _sockets() <= before)
+    assert relay._Relay.held_by_all == 0
+
+
+@pytest.fixture(autouse=True, params=["holds", "peeks"])
+def _mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test once more as if other relays held all that may be held."""
+    if request.param == "peeks":
+        monkeypatch.setattr(relay, "HELD_MOST", 0)
 
 
 @asynccontextmanager
@@ -227,7 +239,25 @@ async def test_a_client_that_has_stalled_is_cut(large: tuple[Relayed, bytes]) ->
             assert stream.closed == 1
             assert len(await raw.receive_all()) < LARGE
         await feeding
-        assert server.lines[0][:2] == ("/pull", 200)
+        path, status, _, sent = server.lines[0]
+        assert (path, status) == ("/pull", 499)
+        assert 65536 <= sent < LARGE
+
+
+async def test_relays_hold_little_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of clients that do not read, the first few hold a slice each, and the others nothing."""
+    monkeypatch.setattr(relay, "HELD_MOST", 2 * SLICE)
+    streams = [Relayed(LARGE) for _ in range(8)]
+    async with relaying(*streams) as server, AsyncExitStack() as stack:
+        feeding = [asyncio.ensure_future(stream.give(content(LARGE))) for stream in streams]
+        for _ in streams:
+            raw = await stack.enter_async_context(Raw(server.port, receive_buffer=4096))
+            await raw.send(GET)
+        await eventually(lambda: len(server.service.tasks) == len(streams))
+        await asyncio.sleep(0.5)
+        assert relay._Relay.held_by_all < 3 * SLICE
+        await stack.aclose()
+        await asyncio.gather(*feeding)
 
 
 async def test_a_client_that_is_slow_but_steady_is_not_cut(large: tuple[Relayed, bytes]) -> None:
@@ -258,7 +288,9 @@ async def test_a_client_that_is_gone_in_the_middle(large: tuple[Relayed, bytes],
                 raw.reset()
         await server.until_quiet()
         await feeding
-        assert server.lines[0][:2] == ("/pull", 200)
+        path, status, _, sent = server.lines[0]
+        assert (path, status) == ("/pull", 499)
+        assert 65536 <= sent < LARGE
 
 
 async def test_a_client_that_is_gone_while_the_store_is_silent() -> None:

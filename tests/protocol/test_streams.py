@@ -104,8 +104,11 @@ async def test_a_reader_that_has_stalled_is_cut(path: Path | None) -> None:
             await raw.send(GET)
             await server.until_quiet()
             assert server.streams[0].closed == 1
-            assert len(await raw.receive_all()) < LARGE
-        assert server.lines[0][:2] == ("/large", 200)
+            answer = await raw.receive_all()
+            assert len(answer) < LARGE
+        target, status, _, sent = server.lines[0]
+        assert (target, status) == ("/large", 499)
+        assert len(answer.partition(b"\r\n\r\n")[2]) <= sent < LARGE
 
 
 async def test_a_reader_that_is_slow_but_steady_is_not_cut(path: Path | None) -> None:
@@ -197,13 +200,15 @@ async def test_a_stream_that_breaks_cuts_the_connection(
         assert len(answer) < LARGE
         assert b"hello " not in answer[-1000:]
         await server.until_quiet()
-        assert len(server.lines) == 1
+        assert server.lines == [("/break", 502, 0, sent)]
         assert server.streams[0].closed == 1
-    if failure is not None:
-        assert len(caplog.records) == 1
+    assert len(caplog.records) == 1
+    assert "a response was cut: GET /break: " in caplog.text
 
 
-async def test_a_file_that_has_become_shorter(file: Path, tmp_path: Path) -> None:
+async def test_a_file_that_has_become_shorter(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     short = tmp_path / "short"
     short.write_bytes(content(1000))
     async with serving() as server, Raw(server.port) as raw:
@@ -212,6 +217,8 @@ async def test_a_file_that_has_become_shorter(file: Path, tmp_path: Path) -> Non
         head, _, body = (await raw.receive_all()).partition(b"\r\n\r\n")
         assert b"Content-Length: 2000" in head
         assert body == content(1000)
+        assert server.lines == [("/large", 502, 0, 1000)]
+    assert "shorter" in caplog.text
 
 
 async def test_a_stream_that_cannot_be_closed(caplog: pytest.LogCaptureFixture) -> None:
@@ -231,7 +238,7 @@ async def test_a_stream_that_cannot_be_closed(caplog: pytest.LogCaptureFixture) 
         await raw.receive_all()
         await server.until_quiet()
         assert len(caplog.records) == 1
-        assert [line[1] for line in server.lines] == [200]
+        assert [line[1] for line in server.lines] == [500]  # cut: nobody knows what arrived
 
 
 @pytest.mark.parametrize("how", ["reset", "close"])
@@ -245,4 +252,6 @@ async def test_a_client_that_is_gone_in_the_middle(path: Path | None, how: str) 
                 raw.reset()
         await server.until_quiet()
         assert server.streams[0].closed == 1
-        assert server.lines[0][:2] == ("/large", 200)
+        target, status, _, sent = server.lines[0]
+        assert (target, status) == ("/large", 499)
+        assert 65536 <= sent < LARGE

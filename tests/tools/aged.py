@@ -49,9 +49,9 @@ class Aged:
         return None if found is None else (self._aged(found[0]), found[1])
 
     def open(
-        self, key: str, start: int = 0, stop: int | None = None
+        self, key: str, start: int = 0, stop: int | None = None, *, etag: str = ""
     ) -> AbstractAsyncContextManager[ObjectReader | None]:
-        return self.inner.open(key, start, stop)
+        return self.inner.open(key, start, stop, etag=etag)
 
     async def put(self, key: str, data: Buffer) -> None:
         await self.inner.put(key, data)

@@ -82,10 +82,10 @@ class Failing:
             yield upload
 
     @asynccontextmanager
-    async def open(self, *arguments: Any) -> AsyncIterator[Any]:
+    async def open(self, *arguments: Any, **named: Any) -> AsyncIterator[Any]:
         """See `Store`."""
         self._may_fail("open")
-        async with self.store.open(*arguments) as reader:
+        async with self.store.open(*arguments, **named) as reader:
             yield reader
 
     def _may_fail(self, name: str) -> None:

@@ -116,6 +116,9 @@ class _Wire:
     def resume_reading(self) -> None: ...
     def send_continue(self) -> None: ...
 
+    async def reserve(self, size: int) -> None:
+        pass
+
 
 def request(host: str | None, *, secure: bool = False) -> Request:
     headers = {} if host is None else {"host": host}

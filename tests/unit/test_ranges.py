@@ -26,7 +26,7 @@ ETAG = '"sha256:00"'
     ],
 )
 def test_one_range(header: str, expected: tuple[int, int]) -> None:
-    assert ranges.parse(header, 2048) == expected
+    assert ranges.parse(header, 2048) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,11 @@ def test_no_byte_lies_in_it(header: str) -> None:
         "bytes=",
         "bytes=-",
         "bytes=a-b",
-        "bytes=1-2,4-5",
+        "bytes=,",
+        "bytes=1-2;4-5",
+        "bytes=1-2,x",
+        "bytes=1-2,-",
+        "bytes=" + "1-2," * 33,
         "bytes=+1-2",
         "bytes=1--2",
         "bytes=\u0661-\u0662",
@@ -72,7 +76,55 @@ def test_a_range_names_the_slice_that_python_does(data: bytes, first: int, last:
         assert not data[first : last + 1]
     else:
         assert span is not None
-        assert data[span[0] : span[1]] == data[first : last + 1] != b""
+        assert [data[start:stop] for start, stop in span] == [data[first : last + 1]] != [b""]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("bytes=0-0,5-6", [(0, 1), (5, 7)]),
+        ("bytes=5-6, 0-0", [(5, 7), (0, 1)]),
+        ("bytes= 0-0 ,\t5-6 ,, -3", [(0, 1), (5, 7), (97, 100)]),
+        ("bytes=0-4,5-9", [(0, 10)]),
+        ("bytes=5-9,0-4", [(0, 10)]),
+        ("bytes=0-9,3-4,20-,-90", [(0, 100)]),
+        ("bytes=50-59,0-9,55-70,90-95", [(50, 71), (0, 10), (90, 96)]),
+        ("bytes=0-9,40-49,10-39", [(0, 50)]),
+        ("bytes=0-0,100-200", [(0, 1)]),
+        ("bytes=7-5,2-2", [(2, 3)]),
+        ("bytes=" + ",".join(f"{at * 3}-{at * 3}" for at in range(32)), None),
+        ("bytes=" + ",".join(f"{at * 3}-{at * 3}" for at in range(33)), "whole"),
+    ],
+)
+def test_several_ranges(header: str, expected: list[tuple[int, int]] | str | None) -> None:
+    if expected is None:
+        expected = [(at * 3, at * 3 + 1) for at in range(32)]
+    assert ranges.parse(header, 100) == (None if expected == "whole" else expected)
+
+
+@pytest.mark.parametrize("header", ["bytes=100-,200-201", "bytes=-0,100-", "bytes=9-1,8-2"])
+def test_no_byte_lies_in_any_of_them(header: str) -> None:
+    with pytest.raises(ranges.Unsatisfiable):
+        ranges.parse(header, 100)
+
+
+@given(
+    st.integers(1, 60),
+    st.lists(st.tuples(st.integers(0, 70), st.integers(0, 70)), min_size=1, max_size=32),
+)
+def test_ranges_name_each_byte_once(size: int, asked: list[tuple[int, int]]) -> None:
+    wanted = {at for first, last in asked for at in range(first, last + 1) if at < size}
+    try:
+        spans = ranges.parse("bytes=" + ",".join(f"{a}-{b}" for a, b in asked), size)
+    except ranges.Unsatisfiable:
+        assert not wanted
+        return
+    assert spans is not None
+    given_out = [at for start, stop in spans for at in range(start, stop)]
+    assert len(given_out) == len(set(given_out))
+    assert set(given_out) == wanted
+    ends = {stop for _, stop in spans}
+    assert not ends & {start for start, _ in spans}  # what adjoins is joined
 
 
 @pytest.mark.parametrize(
@@ -87,4 +139,4 @@ def test_a_range_names_the_slice_that_python_does(data: bytes, first: int, last:
 )
 def test_if_range(condition: str | None, expected: tuple[int, int] | None) -> None:
     headers = {"range": "bytes=1-1"} | ({"if-range": condition} if condition else {})
-    assert ranges.wanted(headers, ETAG, 10) == expected
+    assert ranges.wanted(headers, ETAG, 10) == (expected and [expected])

@@ -1,19 +1,22 @@
 """The handlers of `/v2/<name>/blobs/<digest>` (distribution-spec end-2, end-10)."""
 
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from epoch.digest import HEX_LENGTH, Digest
 from epoch.download import ranges
-from epoch.download.stream import Stored, Unsent
+from epoch.download.stream import Parts, Stored, Unsent
 from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.names import check_name
 from epoch.store import keys
-from epoch.store.base import Store
+from epoch.store.base import ObjectInfo, Store
 from epoch.store.pins import Pins
 
 Found = TypeVar("Found")
+
+_TYPE: Final = "application/octet-stream"
 
 REDIRECT_SECONDS: Final = 1200
 """How long a presigned URL is good for: to begin with, the transfer itself may take longer."""
@@ -43,7 +46,7 @@ class Blobs:
         self._redirect = redirect
 
     async def get(self, request: Request, name: str, reference: str) -> Response:
-        """A blob or one range of it; the same for HEAD, without the range (RFC 9110, 14.2).
+        """A blob or ranges of it; the same for HEAD, without the ranges (RFC 9110, 14.2).
 
         200, 206, 304, 307 or 416; BLOB_UNKNOWN, DIGEST_INVALID.
         """
@@ -52,7 +55,6 @@ class Blobs:
         await self._check_visible(request, name, digest)
         key, etag = keys.blob(digest), f'"{digest}"'
         is_get = request.method == "GET"
-        span = None
         if not is_get or self._redirect or _is_conditional(request):
             # HEAD is how clients ask whether they need to push.
             found = self._store.head(key) if is_get else self._pins.hint(digest)
@@ -64,9 +66,11 @@ class Blobs:
             if self._redirect and (url := await self._store.presign(key, REDIRECT_SECONDS)):
                 headers = [("Location", url), ("Docker-Content-Digest", str(digest))]
                 return Response(307, [*headers, ("Cache-Control", "no-store")])
-            span = _span(request, etag, info.size)
-            if span:
-                return await self._part(digest, etag, span, info.size)
+            spans = _spans(request, etag, info.size)
+            if spans is not None and len(spans) > 1:
+                return await self._parts(digest, etag, spans, info)
+            if spans is not None:
+                return await self._part(digest, etag, spans[0], info)
         return _whole(digest, etag, _known(await Stored.open(self._store, key)))
 
     async def delete(self, request: Request, name: str, reference: str) -> Response:
@@ -95,11 +99,30 @@ class Blobs:
         if not request.caller.sees_all and not await self._belongs(name, digest):
             raise RegistryError(Code.BLOB_UNKNOWN)
 
-    async def _part(self, digest: Digest, etag: str, span: tuple[int, int], size: int) -> Response:
-        body = _known(await Stored.open(self._store, keys.blob(digest), span))
+    async def _part(
+        self, digest: Digest, etag: str, span: ranges.Span, info: ObjectInfo
+    ) -> Response:
+        body = _known(await Stored.open(self._store, info.key, span))
         headers = _common(digest, etag)
-        headers.append(("Content-Type", "application/octet-stream"))
-        headers.append(("Content-Range", f"bytes {span[0]}-{span[1] - 1}/{size}"))
+        headers.append(("Content-Type", _TYPE))
+        headers.append(("Content-Range", _content_range(span, info.size)))
+        return Response(206, headers, body)
+
+    async def _parts(
+        self, digest: Digest, etag: str, spans: list[ranges.Span], info: ObjectInfo
+    ) -> Response:
+        """Several ranges, as `multipart/byteranges` (RFC 9110, section 14.6)."""
+        boundary = secrets.token_hex(16)  # of which no blob can know
+        pieces: list[bytes | ranges.Span] = []
+        for span in spans:
+            head = f"--{boundary}\r\nContent-Type: {_TYPE}\r\n"
+            head += f"Content-Range: {_content_range(span, info.size)}\r\n\r\n"
+            pieces += [(("\r\n" if pieces else "") + head).encode(), span]
+        pieces.append(f"\r\n--{boundary}--\r\n".encode())
+        body = Parts(self._store, info, pieces)
+        await body.open()
+        headers = _common(digest, etag)
+        headers.append(("Content-Type", f"multipart/byteranges; boundary={boundary}"))
         return Response(206, headers, body)
 
 
@@ -119,13 +142,17 @@ def _is_conditional(request: Request) -> bool:
     return "range" in request.headers or "if-none-match" in request.headers
 
 
-def _span(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+def _content_range(span: ranges.Span, size: int) -> str:
+    return f"bytes {span[0]}-{span[1] - 1}/{size}"
+
+
+def _spans(request: Request, etag: str, size: int) -> list[ranges.Span] | None:
     try:
         return ranges.wanted(request.headers, etag, size)
     except ranges.Unsatisfiable:
         raise RegistryError(
             Code.SIZE_INVALID,
-            f"the range lies outside of the blob's {size} bytes",
+            f"no byte of the range lies within the blob's {size}",
             status=416,
             headers=(("Content-Range", f"bytes */{size}"), ("Accept-Ranges", "bytes")),
         ) from None
@@ -143,5 +170,5 @@ def _common(digest: Digest, etag: str) -> list[tuple[str, str]]:
 
 def _whole(digest: Digest, etag: str, body: Stored | Unsent) -> Response:
     headers = _common(digest, etag)
-    headers.append(("Content-Type", "application/octet-stream"))
+    headers.append(("Content-Type", _TYPE))
     return Response(200, headers, body)

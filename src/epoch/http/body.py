@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from epoch._fastio import ChunkedDecoder, fill
 from epoch.errors import Code, RegistryError
 from epoch.http.head import bad_request
+from epoch.http.memory import PARSED, SMALL
 from epoch.http.message import BodyCut, BodySink, Flow
 from epoch.metrics import metrics
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 UNLIMITED: Final = 1 << 62
+SMALL_BODY: Final = 256 * 1024
+SMALL_BODY_SECONDS: Final = 0.5
+"""An answer does not overtake a body that is this small, if it comes in this time: containerd 1.6
+hangs for ever where a refusal comes while it hands over a manifest. Servers in Go wait likewise."""
+
 RATE_SPAN: Final = 30.0
 """Seconds over which the minimum rate is averaged."""
 
@@ -36,6 +42,9 @@ class Wire(Protocol):
     def send_continue(self) -> None:
         """Send `100 Continue`, if the client waits for it."""
 
+    async def reserve(self, size: int) -> None:
+        """See `message.Request.reserve`."""
+
 
 class RequestBody:
     """A body being received. It is the `Flow` of its own sink, and the `Body` of its request."""
@@ -44,6 +53,8 @@ class RequestBody:
         self.length = length
         self.bytes_received = 0
         self.complete = length == 0
+        """Whether its last byte has come, and nothing failed on the way there. Only then is what
+        comes after it the next request; else the connection ends with the answer."""
         self.reading = False
         """Whether a sink takes the bytes now."""
         self._wire = wire
@@ -63,18 +74,37 @@ class RequestBody:
 
     # -- Body: the handler's side
 
-    @property
-    def untouched(self) -> bool:
-        """Whether there is a body, and nobody has begun to read it."""
-        return self._done is None and not self.complete
-
     async def read(self, limit: int) -> bytes:
         """See `message.Body.read`."""
         if self.length is not None and self.length > limit:
             raise _too_large(limit)
+        size = limit if self.length is None else self.length
+        if size > SMALL:
+            await self._wire.reserve(size * PARSED)
         collector = _Collector(limit)
-        await self.into(lambda _: collector)
-        return bytes(collector.data)
+        try:
+            await self.into(lambda _: collector)
+            return bytes(collector.data)
+        finally:
+            collector.data.clear()  # the traceback of an error would keep it until it is collected
+
+    async def outwait(self) -> None:
+        """Receive a small body that nobody has read, and drop it; see `SMALL_BODY`."""
+        if self._done is not None or self.complete or (self.length or UNLIMITED) > SMALL_BODY:
+            return
+        late = BodyCut(Code.BAD_REQUEST, "the body did not come in time")
+        timer = self._loop.call_later(SMALL_BODY_SECONDS, self.fail, late)
+        try:
+            await self.into(lambda _: _Collector(SMALL_BODY, keep=False))
+        except BodyCut:
+            pass
+        finally:
+            timer.cancel()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it is the client that is waited for."""
+        return self.reading and not self._paused
 
     async def into(self, make_sink: Callable[[Flow], BodySink]) -> int:
         """See `message.Body.into`."""
@@ -139,9 +169,10 @@ class RequestBody:
         try:
             if self._decoder is not None:
                 count, rest = self._decode(count)
+                ended = self._decoder.done
             else:
                 self._left -= count
-                self.complete = self._left == 0
+                ended = self._left == 0
             self.bytes_received += count
             metrics.bytes_received += count
             self._rate_bytes += count
@@ -150,9 +181,11 @@ class RequestBody:
         except Exception as error:  # noqa: BLE001 - whatever the sink raises is the handler's to see
             self.fail(error)
             return b""
-        if self.complete:
+        # Not before the sink has taken it: a body that it refuses is not complete.
+        if ended and self.reading:
+            self.complete = True
             self._finish(None)
-        return rest
+        return rest if self.complete else b""
 
     def prepend(self, data: bytes) -> bytes:
         """Take bytes that came with the head. Returns those that surely follow the body."""
@@ -216,7 +249,6 @@ class RequestBody:
             raise RegistryError(Code.SIZE_INVALID, str(error), status=413) from None
         except ValueError as error:
             raise bad_request(f"malformed chunked body: {error}") from None
-        self.complete = self._decoder.done
         return count, rest
 
     def _pump(self) -> None:
@@ -248,23 +280,28 @@ class RequestBody:
             self._done.set_exception(error)
 
 
+_WINDOW: Final = bytearray(65536)
+"""Where small bodies land. Shared: it is filled and emptied within one callback."""
+
+
 class _Collector:
-    """The sink of a small body: a copy of it, up to a limit."""
+    """The sink of a small body: a copy of it, up to a limit, unless it is only to be dropped."""
 
-    WINDOW: Final = 65536
-
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, keep: bool = True) -> None:
         self.data = bytearray()
+        self._left = limit
         self._limit = limit
-        self._buffer = bytearray(self.WINDOW)
+        self._keep = keep
 
     def get_buffer(self, limit: int) -> Buffer:
-        return memoryview(self._buffer)[:limit] if limit < self.WINDOW else self._buffer
+        return memoryview(_WINDOW)[:limit] if limit < len(_WINDOW) else _WINDOW
 
     def received(self, count: int) -> None:
-        if len(self.data) + count > self._limit:
+        self._left -= count
+        if self._left < 0:
             raise _too_large(self._limit)
-        self.data += memoryview(self._buffer)[:count]
+        if self._keep:
+            self.data += memoryview(_WINDOW)[:count]
 
     def idle(self, seconds: float) -> None:
         """Holds nothing of note."""

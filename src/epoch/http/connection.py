@@ -14,10 +14,20 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from epoch.errors import Code, RegistryError
-from epoch.http.body import UNLIMITED, RequestBody
+from epoch.http.body import RequestBody
 from epoch.http.head import Head, bad_request, parse, too_long
-from epoch.http.message import BodyCut, ClientGone, Request, Response
-from epoch.http.response import CONTINUE, TLS_ON_PLAIN_PORT, error_response, render_head
+from epoch.http.memory import Claims
+from epoch.http.message import BodyCut, ClientGone, Request, Response, ResponseCut
+from epoch.http.response import (
+    CLIENT_GONE,
+    CONTINUE,
+    FULL,
+    RESPONSE_CUT,
+    TLS_ON_PLAIN_PORT,
+    error_response,
+    render_error,
+    render_head,
+)
 from epoch.http.sending import Sender
 from epoch.metrics import metrics
 
@@ -38,11 +48,6 @@ DRAIN_BYTES: Final = 64 * 1024 * 1024
 DRAIN_SECONDS: Final = 2.0
 """How long an unwanted body is read and dropped after a final answer: closing with unread bytes
 would make the kernel send RST, and the client would lose the answer."""
-
-SMALL_BODY: Final = 256 * 1024
-SMALL_BODY_SECONDS: Final = 0.5
-"""An answer does not overtake a body that is this small, if it comes in this time: containerd 1.6
-hangs for ever where a refusal comes while it hands over a manifest. Servers in Go wait likewise."""
 
 EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 """May come before a request (RFC 9112, section 2.2)."""
@@ -71,6 +76,7 @@ class Connection:
         # Per-request state
         self._body: RequestBody | None = None
         self._expects_continue = False
+        self._claims = Claims(service.memory, self)
 
     # Protocol interface
 
@@ -80,18 +86,25 @@ class Connection:
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "-")
         service = self._service
-        self._sender = Sender(transport, secure=service.secure, stall=service.timeouts.body_idle)
-        self._service.connections.add(self)
+        self._sender = Sender(
+            transport,
+            secure=service.secure,
+            stall=service.timeouts.body_idle,
+            min_rate=service.timeouts.min_rate,
+        )
+        service.connections.add(self)
         metrics.connections += 1
+        if not service.admit(self):
+            self._answer_and_close(FULL)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """The connection is gone; what the handler still does it does for itself."""
-        self._sender.lost = True
         self._service.connections.discard(self)
+        self._service.admission.works(self)
         metrics.connections -= 1
         if self._body is not None and not self._body.complete:
             self._body.fail(ClientGone("the connection was lost"))
-        self._sender.resume()
+        self._sender.lose()
 
     def eof_received(self) -> bool:
         """The client has closed its side; it may still be reading."""
@@ -135,9 +148,12 @@ class Connection:
             self._draining -= count
             if self._draining <= 0:
                 self._transport.abort()
+        elif self._closing and self.task is None:
+            pass  # whatever a transport still hands over while it closes is no request
         else:
             if self.task is None and self._served and not self._stash:
                 self._since = self._loop.time()  # a head begins
+                self._service.admission.waits(self, self._since, served=True)
             self._stash += SCRATCH[:count]
             if self.task is None:
                 self._next_head()
@@ -164,6 +180,25 @@ class Connection:
             self._expects_continue = False
             self._transport.write(CONTINUE)
 
+    async def reserve(self, size: int) -> None:
+        """See `body.Wire`."""
+        await self._claims.reserve(size)
+
+    @property
+    def moved(self) -> int | None:
+        """See `memory.Holder`."""
+        if self._body is not None and self._body.awaited:
+            return self._body.bytes_received
+        return self._sender.taken
+
+    def give_up(self) -> None:
+        """See `memory.Holder`."""
+        logger.warning("a slow client is cut, since others wait for memory: %s", self.peer)
+        if self._body is not None and self._body.awaited:
+            self._body.fail(BodyCut(Code.UNAVAILABLE, "the body comes too slowly", status=408))
+        else:
+            self._transport.abort()
+
     # Heads
 
     def _next_head(self) -> None:
@@ -183,7 +218,7 @@ class Connection:
             elif b"\n\n" in data or data[:1] == b"\n":
                 self._refuse(bad_request("a line of the request head does not end with CR LF"))
             elif self._eof and not self.eof_received():
-                self._transport.close()
+                self._close()
             return
         try:
             head = parse(data[: end + 4], self._service.limits)
@@ -210,35 +245,46 @@ class Connection:
             body=body,
             peer=self.peer,
             secure=self._service.secure,
+            reserve=self.reserve,
         )
         self.task = self._loop.create_task(self._serve(request, body))
         self._service.tasks.add(self.task)
+        self._service.admission.works(self)
+        self._service.make_room()
         self.task.add_done_callback(self._service.tasks.discard)
 
     def _refuse(self, error: RegistryError) -> None:
         """Answer what is no request at all, and close."""
         self._service.log_refusal(self.peer, error)
-        response = error_response(error)
-        assert isinstance(response.body, bytes)
-        head = render_head(response, self._service.always, keep_alive=False)
-        self._transport.write(head + response.body)
+        self._answer_and_close(error)
+
+    def _answer_and_close(self, error: RegistryError) -> None:
+        self._transport.write(render_error(error, self._service.always))
         self._linger()
 
     # Requests
 
     async def _serve(self, request: Request, body: RequestBody) -> None:
         started = time.perf_counter()  # the loop's clock stands still within an iteration
-        response, sent = None, 0
+        self._sender.sent = 0
+        status = CLIENT_GONE
         try:
-            response = await self._answer(request)
-            if isinstance(response.body, bytes):
-                await self._outwait(body)
+            response = self._claims.answer(await self._answer(request))
+            if isinstance(response.body, bytes) and not self._expects_continue:
+                await body.outwait()
             response, head = await self._render(response, body)
-            sent = await self._sender.send(request.method, response, head)
+            await self._sender.send(request.method, response, head)
+            status = response.status
         except ClientGone:
             self._transport.abort()
             return
+        except ResponseCut as error:
+            status = RESPONSE_CUT
+            logger.error("a response was cut: %s %s: %s", request.method, request.path, error)
+            self._transport.abort()
+            return
         except Exception:
+            status = Code.UNKNOWN.status
             logger.exception("a response failed")
             self._transport.abort()
             return
@@ -248,19 +294,21 @@ class Connection:
         finally:
             self.task = None
             self._body = None
-            status = response.status if response is not None else 499
+            self._claims.release()
             seconds = time.perf_counter() - started
+            sent = self._sender.sent
             self._service.log_request(request, status, body.bytes_received, sent, seconds)
         if self._closing or self._service.closing:
             self._linger(unread=not body.complete)
         else:
             self._since = self._loop.time()
+            self._service.admission.waits(self, self._since, served=True)
             self._stash = body.take_back() + self._stash
             self.resume_reading()
             if self._stash:
                 self._next_head()
             elif self._eof:
-                self._transport.close()
+                self._close()
 
     async def _answer(self, request: Request) -> Response:
         try:
@@ -272,19 +320,6 @@ class Connection:
         except Exception:
             logger.exception("a handler failed: %s", request.method)
             return error_response(RegistryError(Code.UNKNOWN))
-
-    async def _outwait(self, body: RequestBody) -> None:
-        """Drop a small body that nobody has read; see `SMALL_BODY`."""
-        if not body.untouched or (body.length or UNLIMITED) > SMALL_BODY or self._expects_continue:
-            return
-        late = BodyCut(Code.BAD_REQUEST, "the body did not come in time")
-        timer = self._loop.call_later(SMALL_BODY_SECONDS, body.fail, late)
-        try:
-            await body.read(SMALL_BODY)
-        except BodyCut:
-            pass
-        finally:
-            timer.cancel()
 
     async def _render(self, response: Response, body: RequestBody) -> tuple[Response, bytes]:
         """A response and its head; that of a 500 where the handler's own cannot be sent."""
@@ -313,20 +348,27 @@ class Connection:
             return
         secure = self._service.secure
         if self._eof or (secure and not unread):
-            self._transport.close()
+            self._close()
             return
         self._draining = DRAIN_BYTES
         self._since = self._loop.time()
+        self._service.admission.waits(self, self._since, served=False)
         if not secure:  # TLS has no half-close here: the client goes when it has read the answer
             self._transport.write_eof()
         self.resume_reading()
+
+    def _close(self) -> None:
+        """Close as soon as what is queued is out; what comes from now on is no request."""
+        self._closing = True
+        self._stash = b""
+        self._transport.close()
 
     def close_when_idle(self) -> None:
         """The server shuts down: close between requests, and after the one that is running."""
         if self.task is not None:
             self._closing = True
         elif self._draining < 0:
-            self._transport.close()
+            self._close()
 
     def abort(self) -> None:
         """Close at once."""
@@ -352,6 +394,6 @@ class Connection:
                 if self._stash:
                     self._refuse(bad_request("the request head did not come in time", 408))
                 else:
-                    self._transport.close()
+                    self._close()
         elif now - self._since > timeouts.idle:
-            self._transport.close()
+            self._close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from epoch.http.allocator import Allocator
 from epoch.http.connection import Connection
 from epoch.http.shared import Shared
 from epoch.http.tls import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Tls
@@ -18,6 +19,8 @@ class Service(Shared):
 
     _server: asyncio.Server | None = None
     _clock: asyncio.TimerHandle | None = None
+    allocator: Allocator | None = None
+    """Set where the whole process is the server's."""
 
     async def listen(
         self, host: str, port: int, tls: Tls | None = None, *, reuse_port: bool = False
@@ -70,4 +73,7 @@ class Service(Shared):
         now = self.loop.time()
         for connection in list(self.connections):
             connection.tick(now)
+        self.memory.tick(now)
+        if self.allocator is not None:
+            self.allocator.tick(len(self.connections), now)
         self._clock = self.loop.call_later(TICK_SECONDS, self._tick)

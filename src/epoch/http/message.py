@@ -16,6 +16,11 @@ class ClientGone(Exception):
     """The client closed, broke or stalled its connection before its request was complete."""
 
 
+class ResponseCut(Exception):
+    """A response ended before its length because what gives its bytes failed, not the client. The
+    text says why, for the log."""
+
+
 class BodyCut(RegistryError):
     """The client ended its body too early, or is too slow, and can still read an answer."""
 
@@ -104,6 +109,10 @@ class BodyStream(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]:
         """The bytes, chunk by chunk."""
 
+    async def resume(self, sent: int, error: Exception) -> None:
+        """What gave the bytes broke off with `error` after `sent` of them. Prepare to give those
+        that follow, in any of the three ways; raise where that is of no use."""
+
     async def aclose(self) -> None:
         """Give back what the stream holds; called exactly once, whatever happened."""
 
@@ -133,6 +142,10 @@ class Anybody:
         return True
 
 
+async def _nothing_to_reserve(_size: int) -> None:
+    """Of a request that no connection has to account for."""
+
+
 @dataclass(slots=True)
 class Request:
     """One parsed request head, and its body still to be read."""
@@ -151,6 +164,11 @@ class Request:
     """Whether it came over TLS."""
     caller: Caller = field(default_factory=Anybody)
     """Who sent it: for what a handler decides itself (the source of a mount, what a list shows)."""
+    reserve: Callable[[int], Awaitable[None]] = _nothing_to_reserve
+    """Wait for memory for so many bytes until the request is answered; for what a handler reads
+    whole from the store, above 64 KiB. UNAVAILABLE where that takes too long."""
+    endpoint: str = "none"
+    """Which of a fixed set of endpoints it is for, as the metrics name it; set by the handler."""
 
     def parameter(self, key: str) -> str | None:
         """The first value of a query parameter, or None."""

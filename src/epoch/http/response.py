@@ -8,7 +8,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
-from epoch.errors import RegistryError
+from epoch.errors import Code, RegistryError
 from epoch.http.message import Response
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -18,6 +18,16 @@ TLS_ON_PLAIN_PORT: Final = (
     b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_TLS_TEXT), _TLS_TEXT)
 )
 """Clients that try TLS first fall back only when the answer begins with `HTTP/`."""
+
+CLIENT_GONE: Final = 499
+RESPONSE_CUT: Final = 502
+"""Statuses in the log and the metrics only, of requests whose answer did not go out whole: since
+the client left or stalled, or was cut at the end of the grace of a shutdown (nginx's number for
+it), and since the store broke off."""
+
+FULL: Final = RegistryError(
+    Code.UNAVAILABLE, "too many connections are open", headers=(("Retry-After", "1"),)
+)
 
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -65,3 +75,10 @@ def render_head(response: Response, always: bytes, *, keep_alive: bool) -> bytes
         raise ValueError("a control character in a response field")
     status_line = _STATUS_LINES[response.status]
     return b"".join((status_line, always, _date(), block.encode("latin-1"), b"\r\n"))
+
+
+def render_error(error: RegistryError, always: bytes) -> bytes:
+    """All of the last response of a connection."""
+    response = error_response(error)
+    assert isinstance(response.body, bytes)
+    return render_head(response, always, keep_alive=False) + response.body

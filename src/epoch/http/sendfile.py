@@ -5,53 +5,70 @@ it is watched for writability.
 """
 
 import asyncio
-import contextlib
+import errno
 import fcntl
 import os
 import sys
 import termios
+from collections.abc import Callable
 from typing import Final
 
 from epoch.http.message import ClientGone
-from epoch.metrics import metrics
 
 SLICE: Final = 4 * 1024 * 1024
 """Bytes per call, so that one fast client does not hold the loop."""
 
+_OF_A_SOCKET: Final = frozenset(
+    {
+        errno.EPIPE,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.ENETRESET,
+    }
+)
+"""How a connection ends (tcp(7), ip(7)). All else is the file's."""
+
 
 async def send_file(
-    transport: asyncio.Transport, descriptor: int, offset: int, count: int, stall: float
+    transport: asyncio.Transport,
+    descriptor: int,
+    offset: int,
+    count: int,
+    went_out: Callable[[int], None],
 ) -> None:
     """Send `count` bytes of the file from `offset` on. `transport` must have nothing queued.
 
-    Raises `ClientGone` if that breaks, or if the client takes no byte for `stall` seconds.
+    `went_out` is called with the size of each piece. Raises `ClientGone` if the connection breaks,
+    and OSError if the file cannot be read.
     """
     target = os.dup(transport.get_extra_info("socket").fileno())
     try:
-        left = count
-        while left:
+        end = offset + count
+        while offset < end:
             try:
-                sent = os.sendfile(target, descriptor, offset, min(left, SLICE))
+                sent = os.sendfile(target, descriptor, offset, min(end - offset, SLICE))
             except BlockingIOError:
-                await _writable(target, stall)
+                await _writable(target)
                 continue
             except OSError as error:
-                raise ClientGone("the connection was lost") from error
+                # ETIMEDOUT, for one, may come from a network file system as well.
+                os.pread(descriptor, 1, offset)
+                if error.errno in _OF_A_SOCKET:
+                    raise ClientGone("the connection was lost") from error
+                raise
             if sent == 0:
-                raise ClientGone("the file is shorter than it was")
+                raise OSError("the file is shorter than it was")
             offset += sent
-            left -= sent
-            metrics.bytes_sent += sent
+            went_out(sent)
             await asyncio.sleep(0)
     finally:
         os.close(target)
-
-
-def unsent(transport: asyncio.Transport) -> int:
-    """Bytes on their way to the client, in this process and in the kernel; 0 if none is in this
-    process. As long as that changes, the client takes them."""
-    queued: int = transport.get_write_buffer_size()
-    return queued and queued + unacknowledged(transport.get_extra_info("socket").fileno())
 
 
 def unacknowledged(descriptor: int) -> int:
@@ -67,18 +84,11 @@ def unacknowledged(descriptor: int) -> int:
     return int.from_bytes(answer, sys.byteorder)
 
 
-async def _writable(descriptor: int, stall: float) -> None:
+async def _writable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
-    held = unacknowledged(descriptor)
     loop.add_writer(descriptor, ready.set)
     try:
-        while not ready.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(stall):
-                    await ready.wait()
-            before, held = held, unacknowledged(descriptor)
-            if held == before and not ready.is_set():
-                raise ClientGone("the client stopped reading")
+        await ready.wait()
     finally:
         loop.remove_writer(descriptor)

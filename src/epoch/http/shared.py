@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from epoch.errors import RegistryError
+from epoch.http.admission import Admission
 from epoch.http.head import Limits
+from epoch.http.memory import Memory
 from epoch.http.message import Handler, Request
 
 AccessLog = Callable[[Request | None, str, int, int, int, float], None]
@@ -50,9 +52,11 @@ class Shared:
         timeouts: Timeouts,
         max_body: int,
         access_log: AccessLog,
+        body_budget: int = 64 << 20,
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        """`max_body`: the most bytes of a chunked body. `headers`: sent with every response."""
+        """`max_body`: the most bytes of a chunked body. `body_budget`: bytes of all bodies that
+        are held whole. `headers`: sent with every response."""
         self.loop = asyncio.get_running_loop()
         self.handler = handler
         self.limits = limits
@@ -61,10 +65,26 @@ class Shared:
         self.always = "".join(f"{name}: {value}\r\n" for name, value in headers).encode()
         self.secure = False
         self.closing = False
+        self.admission = Admission()
+        self.memory = Memory(body_budget)
         self.connections: set[Ended] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         """Requests being answered; some outlive their connection."""
         self._access_log = access_log
+
+    def make_room(self) -> bool:
+        """Whether the descriptors suffice for what has just come; see `Admission`."""
+        return self.admission.make_room(len(self.connections), len(self.tasks), self.loop.time())
+
+    def admit(self, connection: Ended) -> bool:
+        """Whether there is room for a new connection, which now waits for its first request."""
+        now = self.loop.time()
+        admitted = self.make_room()
+        if admitted:
+            self.admission.waits(connection, now, served=False)
+        else:
+            self.admission.refused(now)
+        return admitted
 
     def log_request(
         self, request: Request, status: int, received: int, sent: int, seconds: float

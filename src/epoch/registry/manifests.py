@@ -15,6 +15,7 @@ from epoch.registry.membership import Membership
 from epoch.registry.presence import check_present, confirm_present
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import TagForms
+from epoch.registry.whole import Reserve, read_whole
 from epoch.store import keys
 from epoch.store.base import Store
 from epoch.store.pins import Pins
@@ -95,7 +96,7 @@ class Manifests:
         """The exact bytes of a manifest; the same for HEAD; or 304 by If-None-Match. `Accept` is
         not looked at: a manifest is never converted, and clients judge the type that they get."""
         repository = check_name(name)
-        data, digest = await self._find(repository, _parse(reference))
+        data, digest = await self._find(repository, _parse(reference), request.reserve)
         etag = f'"{digest}"'
         if request.has_version(etag):
             return Response(304, [("Docker-Content-Digest", str(digest)), ("ETag", etag)])
@@ -153,17 +154,19 @@ class Manifests:
     async def _confirm_present(self, repository: str, found: Document) -> None:
         await confirm_present(self._store, self._pins, repository, found, sparse=self._sparse)
 
-    async def _find(self, repository: str, asked: Digest | str) -> tuple[bytes, Digest]:
+    async def _find(
+        self, repository: str, asked: Digest | str, reserve: Reserve
+    ) -> tuple[bytes, Digest]:
         if isinstance(asked, Digest):
             key = keys.manifest_by_digest(repository, asked)
-            data = await self._store.get(key, document.MAX_STORED)
+            data = await read_whole(lambda limit: self._store.get(key, limit), reserve)
             if data is None:
                 raise await self._unknown(repository)
             if Digest.of(data, asked.algorithm) != asked:
                 # Seen in buckets where anybody could push to `<repository>/_digests`.
                 raise RegistryError(Code.UNKNOWN, "the stored manifest is damaged: push it again")
             return data, asked
-        tagged = await self._forms.read(repository, asked) if is_tag(asked) else None
+        tagged = await self._forms.read(repository, asked, reserve) if is_tag(asked) else None
         if tagged is None:
             raise await self._unknown(repository)
         return tagged

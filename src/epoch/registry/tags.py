@@ -10,8 +10,8 @@ from epoch.http.message import Request, Response
 from epoch.names import check_name
 from epoch.registry import listing
 from epoch.registry.catalog import Catalog
-from epoch.registry.document import MAX_STORED
 from epoch.registry.paging import page
+from epoch.registry.whole import Reserve, read_whole
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 
@@ -63,9 +63,13 @@ class TagForms:
         self._store = store
         self._seen: dict[tuple[str, str], tuple[ObjectInfo, str | None]] = {}
 
-    async def read(self, repository: str, tag: str) -> tuple[bytes, Digest] | None:
-        """The bytes of a tagged manifest and the digest that the tag stands for, or None."""
-        found = await self._store.fetch(keys.manifest_by_tag(repository, tag), MAX_STORED)
+    async def read(
+        self, repository: str, tag: str, reserve: Reserve | None = None
+    ) -> tuple[bytes, Digest] | None:
+        """The bytes of a tagged manifest and the digest that the tag stands for, or None.
+        `reserve`: see `read_whole`."""
+        key = keys.manifest_by_tag(repository, tag)
+        found = await read_whole(lambda limit: self._store.fetch(key, limit), reserve)
         if found is None:
             return None
         info, data = found

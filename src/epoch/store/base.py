@@ -39,6 +39,19 @@ class UploadLost(StoreError):
         super().__init__(message, retry_after=None)
 
 
+class ObjectTooLarge(StoreError):
+    """The object has more bytes than were to be read: `size`."""
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message, retry_after=None)
+        self.size = size
+
+
+def replaced(key: str) -> StoreError:
+    """The error where another object lies at `key` than the one that was being read."""
+    return StoreError(f"read {key}: the object was replaced meanwhile", retry_after=None)
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """One stored object: key (without prefix), bytes, opaque etag, mtime in Unix seconds.
@@ -120,17 +133,18 @@ class Store(Protocol):
         """The object at `key`, or None."""
 
     async def get(self, key: str, limit: int) -> bytes | None:
-        """The whole object, or None where there is none. `StoreError` above `limit` bytes."""
+        """The whole object, or None where there is none. `ObjectTooLarge` above `limit` bytes."""
 
     async def fetch(self, key: str, limit: int) -> tuple[ObjectInfo, bytes] | None:
         """The same, and what is known about it."""
 
     def open(
-        self, key: str, start: int = 0, stop: int | None = None
+        self, key: str, start: int = 0, stop: int | None = None, *, etag: str = ""
     ) -> AbstractAsyncContextManager[ObjectReader | None]:
         """Open bytes `start` to `stop` (exclusive; None: to the end); None where no object is.
 
-        The caller has checked the range against the object's size.
+        The caller has checked the range against the object's size. `etag`: of the object that is
+        meant; `StoreError` where another one is there now. Empty: any.
         """
 
     async def put(self, key: str, data: Buffer) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 from epoch.store import directory_files as files
-from epoch.store.base import Multipart, ObjectInfo, Part, StoreError
+from epoch.store.base import Multipart, ObjectInfo, ObjectTooLarge, Part, StoreError, replaced
 from epoch.store.directory_names import INTERNAL, MULTIPART, TMP, UPLOAD_ID, path_of, upload_path
 from epoch.store.directory_read import FileReader, info_of
 from epoch.store.directory_root import Root
@@ -110,7 +110,9 @@ class DirectoryStore:
             try:
                 size = status.st_size
                 if size > limit:
-                    raise files.Refused(f"{size} bytes, where at most {limit} were expected")
+                    raise ObjectTooLarge(
+                        f"get {key}: {size} bytes, where at most {limit} were expected", size
+                    )
                 if size <= _INLINE:
                     return info_of(key, status), files.read_at(fd, 0, size)
                 data = await self._threads.run(f"get {key}", files.read_at, fd, 0, size)
@@ -120,7 +122,7 @@ class DirectoryStore:
 
     @contextlib.asynccontextmanager
     async def open(
-        self, key: str, start: int = 0, stop: int | None = None
+        self, key: str, start: int = 0, stop: int | None = None, *, etag: str = ""
     ) -> AsyncIterator[FileReader | None]:
         """Open bytes `start` to `stop` (exclusive; None: to the end); None where no object is."""
         with files.explained(f"open {key}"):
@@ -130,13 +132,11 @@ class DirectoryStore:
             return
         fd, status = opened
         try:
+            info = info_of(key, status)
+            if etag not in ("", info.etag):
+                raise replaced(key)
             yield FileReader(
-                info_of(key, status),
-                fd,
-                start,
-                stop,
-                self._threads,
-                can_sendfile=self._root.can_sendfile,
+                info, fd, start, stop, self._threads, can_sendfile=self._root.can_sendfile
             )
         finally:
             os.close(fd)

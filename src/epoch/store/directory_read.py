@@ -10,7 +10,10 @@ from epoch.store.base import ObjectInfo
 from epoch.store.directory_files import read_at
 from epoch.store.directory_threads import Threads
 
-_CHUNK: Final = 512 * 1024
+_CHUNK: Final = 64 * 1024
+"""Bytes given at a time: a client that does not read holds one of them."""
+
+_NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 
 
 def info_of(key: str, status: os.stat_result) -> ObjectInfo:
@@ -54,4 +57,20 @@ class FileReader:
         operation = f"read {self.info.key}"
         for offset in range(self._start, self._stop, _CHUNK):
             count = min(_CHUNK, self._stop - offset)
-            yield await self._threads.run(operation, read_at, self._fd, offset, count)
+            data = _read_cached(self._fd, offset, count)
+            if data is None:
+                data = await self._threads.run(operation, read_at, self._fd, offset, count)
+            yield data
+
+
+def _read_cached(fd: int, offset: int, count: int) -> bytes | None:
+    """`count` bytes, if the page cache has them: that is faster than the way to a thread and back.
+    None where it has not, or where the kernel cannot tell (preadv2(2), RWF_NOWAIT)."""
+    if not _NOWAIT:
+        return None
+    buffer = bytearray(count)
+    try:
+        found = os.preadv(fd, (buffer,), offset, _NOWAIT)
+    except OSError:
+        return None
+    return bytes(buffer) if found == count else None

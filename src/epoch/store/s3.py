@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 from epoch import log
 from epoch.concurrently import Shared
 from epoch.config import S3Settings
-from epoch.store.base import Multipart, ObjectInfo, ObjectReader, Part, StoreError
+from epoch.store.base import Multipart, ObjectInfo, ObjectReader, Part, StoreError, replaced
 from epoch.store.s3_calls import Calls, Patience, Request, Sent, plain
 from epoch.store.s3_errors import Failure, NotS3, misleading
 from epoch.store.s3_http import Answer
@@ -95,23 +95,32 @@ class S3Store:
 
     @contextlib.asynccontextmanager
     async def open(
-        self, key: str, start: int = 0, stop: int | None = None
+        self, key: str, start: int = 0, stop: int | None = None, *, etag: str = ""
     ) -> AsyncIterator[ObjectReader | None]:
         """Open bytes `start` to `stop` (exclusive; None: to the end); None where no object is.
 
-        Left before its end, the connection is closed at once.
+        Left before its end, the connection is closed at once. `etag`: see `Store.open`; sent as
+        If-Match (RFC 9110, section 13.1.1), and compared, since some stores ignore that.
         """
         if stop is not None and stop <= start:
             info = await self.head(key)
             yield None if info is None else EmptyReader(info)
             return
-        request = Request("GET", key, headers=range_header(start, stop))
-        response = await self._calls.open(f"get {key}", request)
+        headers = range_header(start, stop) | ({"If-Match": etag} if etag else {})
+        try:
+            response = await self._calls.open(f"get {key}", Request("GET", key, headers=headers))
+        except StoreError as error:
+            if etag and _is_conflict(error):
+                raise replaced(key) from error
+            raise
         if response is None:
             yield None
             return
         try:
-            yield S3Reader(key, response, start, stop, self._patience.stall)
+            reader = S3Reader(key, response, start, stop, self._patience.stall)
+            if etag not in ("", reader.info.etag):
+                raise replaced(key)
+            yield reader
         finally:
             response.close()
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import aiohttp
 
-from epoch.store.base import StoreError, UploadLost
+from epoch.store.base import ObjectTooLarge, StoreError, UploadLost
 
 _TRANSIENT: Final = frozenset(
     {
@@ -129,6 +129,8 @@ class Failure:
     transient: bool
     throttled: bool = False
     lost: bool = False
+    size: int | None = None
+    """Of an object that has more bytes than were wanted."""
 
     @property
     def missing(self) -> bool:
@@ -139,6 +141,8 @@ class Failure:
         """The error that the rest of Epoch gets to see."""
         if self.code in _LOST:
             return UploadLost(f"{operation}: {self.text}")
+        if self.size is not None:
+            return ObjectTooLarge(f"{operation}: {self.text}", self.size)
         retry_after: float | None = _SOON if self.transient else _AFTER_REPAIR
         if self.code in _HOPELESS:
             retry_after = None
@@ -153,7 +157,7 @@ def understand(error: Exception) -> Failure:
         return _answered(error)
     if isinstance(error, TooLarge):
         text = f"{error.size} bytes, more than were expected"
-        return Failure("EntityTooLarge", text, transient=False)
+        return Failure("EntityTooLarge", text, transient=False, size=error.size)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return Failure("", "the store did not answer in time", transient=True, lost=True)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

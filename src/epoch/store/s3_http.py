@@ -21,8 +21,8 @@ _CONNECT: Final = 5.0
 """Seconds for name resolution, TCP and TLS; each attempt's own limit covers everything after."""
 _KEEP_ALIVE: Final = 12.0
 """Seconds. Stores and their load balancers close idle connections after 15 or more."""
-_READ_BUFFER: Final = 256 * 1024
-"""Bytes that aiohttp collects before it stops reading, twice over."""
+_READ_BUFFER: Final = 64 * 1024
+"""Bytes that aiohttp collects before it stops reading, twice over, and what comes at once."""
 _ERROR: Final = 64 * 1024
 """Bytes of an error body. What is longer is no S3 store's."""
 _CA_FILE: Final = "AWS_CA_BUNDLE"

@@ -12,7 +12,7 @@ from epoch import log
 from epoch.config import UploadSettings
 from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
-from epoch.http.message import Body, ClientGone
+from epoch.http.message import Body, BodyCut, ClientGone
 from epoch.metrics import PushOutcome, metrics
 from epoch.store import keys
 from epoch.store.base import Store, StoreError
@@ -151,8 +151,8 @@ def outcome_of(error: RegistryError) -> PushOutcome:
     """How a refused push is counted."""
     if error.code is Code.DIGEST_INVALID:
         return "digest_invalid"
-    if error.status == 408:
-        return "aborted"
+    if isinstance(error, BodyCut):
+        return "aborted"  # its client ended it early, or was too slow
     return "size_invalid" if error.code is Code.SIZE_INVALID else "failed"
 
 
