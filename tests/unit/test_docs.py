@@ -72,6 +72,16 @@ def test_files_that_are_named_exist(document: Path) -> None:
             assert (ROOT / text).exists() or (SOURCE / text).exists(), f"{document.name}: {text}"
 
 
+def test_tests_that_are_named_exist() -> None:
+    """In whatever document: `tests/...py::test_name`."""
+    named = {text for document in DOCUMENTS for text in _code(document) if "::" in text}
+    for text in named:
+        path, _, name = text.partition("::")
+        functions = re.findall(r"^(?:async )?def (\w+)", (ROOT / path).read_text(), re.MULTILINE)
+        assert name in functions, text
+    assert named
+
+
 def _methods() -> set[tuple[str, str]]:
     """Every class with every function and field in its body, in `src/epoch`."""
     found = set()
