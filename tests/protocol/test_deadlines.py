@@ -201,3 +201,30 @@ async def test_what_a_sink_raises_when_told_of_silence() -> None:
         server.handlers["sink"] = give_up
         await raw.send(PUT)
         assert statuses(await raw.receive_all()) == [503]
+
+
+async def test_one_connection_that_fails_does_not_end_the_deadlines_of_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken:
+        """Stands for a connection with a mistake of ours in it."""
+
+        aborted = False
+
+        def tick(self, now: float) -> None:
+            raise ZeroDivisionError
+
+        def close_when_idle(self) -> None:
+            """Goes when it is aborted."""
+
+        def abort(self) -> None:
+            self.aborted = True
+            service.connections.discard(self)
+
+    broken = Broken()
+    async with serving(timeouts=quick(head=0.1)) as server, Raw(server.port) as raw:
+        service = server.service
+        service.connections.add(broken)
+        assert await raw.receive_all() == b""
+        await eventually(lambda: broken.aborted)
+    assert "cannot be held to its deadlines" in caplog.text

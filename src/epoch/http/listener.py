@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
 from epoch.http.allocator import Allocator
 from epoch.http.connection import Connection
 from epoch.http.shared import Shared
 from epoch.http.tls import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Tls
+
+logger = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
 BACKLOG: Final = 1024
@@ -70,10 +73,15 @@ class Service(Shared):
             await self._server.wait_closed()
 
     def _tick(self) -> None:
+        # First of all: what fails below must not end the deadlines of everybody.
+        self._clock = self.loop.call_later(TICK_SECONDS, self._tick)
         now = self.loop.time()
         for connection in list(self.connections):
-            connection.tick(now)
+            try:
+                connection.tick(now)
+            except Exception:
+                logger.exception("a connection cannot be held to its deadlines: cut")
+                connection.abort()
         self.memory.tick(now)
         if self.allocator is not None:
             self.allocator.tick(len(self.connections), now)
-        self._clock = self.loop.call_later(TICK_SECONDS, self._tick)

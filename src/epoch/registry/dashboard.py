@@ -86,6 +86,8 @@ class Dashboard:
                     return
                 self._changes = changes | self._changes
                 pause = min(2 * pause, LONGEST_PAUSE)
+            except Exception as error:  # noqa: BLE001 - later changes must not wait for ever
+                log.error(f"{KEY} is not updated", error, tags=len(changes))
             else:
                 pause = max(GATHER, spent / SHARE)
 

@@ -54,6 +54,9 @@ class Schedule:
             except StoreError as error:
                 log.error("garbage collection failed", reason=error)
                 await asyncio.sleep(jitter)
+            except Exception as error:  # noqa: BLE001 - the next one may work
+                log.error("garbage collection failed", error)
+                await asyncio.sleep(jitter)
 
     async def _collect(self) -> None:
         log.info("garbage collection begins")
