@@ -16,11 +16,14 @@ from tests.tools.server import Server
 
 __all__ = ["place", "start_server"]
 
+QUICK = "tests.tools.quick"
+"""A server whose deletions do not wait as long: the suite deletes all that it has pushed."""
+
 
 @pytest.fixture(scope="session")
 def server_over_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`epoch serve` over a directory."""
-    server = Server(tmp_path_factory.mktemp("conformance") / "store")
+    server = Server(tmp_path_factory.mktemp("conformance") / "store", module=QUICK)
     yield server
     server.stop()
 
@@ -28,7 +31,8 @@ def server_over_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="session")
 def server_over_s3(s3_server: S3Settings) -> Iterator[Server]:
     """`epoch serve` over a bucket."""
-    server = Server(replace(s3_server, prefix=f"conformance-{secrets.token_hex(8)}/"))
+    place = replace(s3_server, prefix=f"conformance-{secrets.token_hex(8)}/")
+    server = Server(place, module=QUICK)
     yield server
     server.stop()
 

@@ -41,7 +41,8 @@ def environment(store: S3Settings | Path, extra: Mapping[str, str] | None = None
 class Server:
     """The process. `port` is known once it is ready; the constructor waits for that.
 
-    `before`: words put before the command, such as a wrapper that limits it.
+    `before`: words put before the command, such as a wrapper that limits it. `module`: what is run,
+    with the arguments of `epoch`.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class Server:
         *,
         before: Sequence[str] = (),
         port: int = 0,
+        module: str = "epoch",
     ) -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile(prefix="epoch-log-")  # noqa: SIM115
         started = time.perf_counter()
         self.process = subprocess.Popen(
-            [*before, sys.executable, "-m", "epoch", "serve", "--addr", f"127.0.0.1:{port}"],
+            [*before, sys.executable, "-m", module, "serve", "--addr", f"127.0.0.1:{port}"],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
