@@ -4,13 +4,17 @@
    One thread, epoll, keep-alive, path-style addresses, no authentication. `GET /__stats` answers
    the counts as JSON. A HEAD or GET of an object is 404, or with --get-size an object of that many
    zeros. Only what lies below `_uploads/` is known again, and kept if it is small: the state of
-   uploads in several requests. */
+   uploads in several requests. Of any other object that was just stored the next HEAD shows the
+   size, since a client may look whether it is there, and then it is forgotten. */
 #define _GNU_SOURCE
 #include "tls.h"
 
 #include <getopt.h>
+#include <time.h>
 
 enum { GULP = 4 << 20, KEPT = 32 << 10 };
+
+#define ETAG "\"0123456789abcdef\""
 
 enum kind { STATS, GET, HEAD, LIST, PUT, PART, CREATE, COMPLETE, ABORT, DELETE, BAD, KINDS };
 static const char *const kind_names[KINDS] = {"stats",  "gets",    "heads",     "lists",
@@ -27,7 +31,11 @@ struct connection {
     unsigned upload;   /* the uploadId of the request, 0 for none */
     char key[1200];    /* the request's path without bucket, for the XML */
     struct object *object; /* what the request's body is kept in, or NULL */
+    int object_kept;       /* whether it was */
     char list[400];    /* the prefix that a LIST asks for */
+    int of_uploads;    /* it is a list of multipart uploads: there are none to be named */
+    uint64_t length;   /* of the request body */
+    char source[1200]; /* the key that a CopyObject copies */
     size_t size;       /* of what lies in `head` */
     char head[HEAD_LIMIT + 1];
 };
@@ -40,18 +48,27 @@ struct object {
     char data[KEPT];
 };
 
+/* What was just stored elsewhere, until it is looked at. */
+static struct { char key[400]; uint64_t size; } fresh[256];
+static unsigned fresh_count;
+
 static struct object *objects[4096];
 static unsigned object_count;
 static uint64_t counts[KINDS], bytes, get_size = UINT64_MAX, not_live;
-static uint8_t *live; /* by upload id; 1 while neither completed nor aborted */
+static uint8_t *live;   /* by upload id; 1 while neither completed nor aborted */
+static uint64_t *sizes; /* by upload id; bytes of its parts */
 static unsigned uploads, live_uploads;
 static int epoll;
 static char gulp[GULP]; /* never written to: MSG_TRUNC copies nothing; the source of the zeros */
 
 static unsigned new_upload(void) {
     uploads++;
-    if ((uploads & (uploads - 1)) == 0) REQUIRE(live = realloc(live, 2 * (size_t)uploads), "realloc");
+    if ((uploads & (uploads - 1)) == 0) {
+        REQUIRE(live = realloc(live, 2 * (size_t)uploads), "realloc");
+        REQUIRE(sizes = realloc(sizes, 2 * (size_t)uploads * sizeof *sizes), "realloc");
+    }
     live[uploads] = 1;
+    sizes[uploads] = 0;
     live_uploads++;
     return uploads;
 }
@@ -89,6 +106,24 @@ static void fill_object(struct object *object, const char *data, size_t size) {
     object->filled += size;
 }
 
+/* An object was stored at `key`: show it to who looks. */
+static void stored(const char *key, uint64_t size) {
+    if (keep_object(key, size) || strlen(key) >= sizeof fresh[0].key) return;
+    unsigned at = fresh_count++ % (sizeof fresh / sizeof *fresh);
+    strcpy(fresh[at].key, key);
+    fresh[at].size = size;
+}
+
+static int take_fresh(const char *key, uint64_t *size) {
+    for (unsigned i = 0; i < sizeof fresh / sizeof *fresh; i++) {
+        if (!*key || strcmp(fresh[i].key, key)) continue;
+        *size = fresh[i].size;
+        *fresh[i].key = 0;
+        return 1;
+    }
+    return 0;
+}
+
 static void drop_object(const char *key) {
     for (unsigned i = 0; i < object_count; i++) {
         if (strcmp(objects[i]->key, key)) continue;
@@ -122,6 +157,7 @@ static enum kind classify(struct connection *c, const char *method, char *target
         c->list[n] = 0;
         prefix = at + (strncasecmp(at, "%2F", 3) ? 1 : 3);
     }
+    c->of_uploads = query && has(query, "uploads");
     c->upload = id ? (unsigned)strtoul(id + 9, NULL, 10) : 0;
     if (!strcmp(target, "/__stats")) return STATS;
     if (!strcmp(method, "PUT")) return has(query, "partNumber") ? PART : PUT;
@@ -148,10 +184,12 @@ static int answer(struct connection *c, int status, const char *extra, const cha
 static int answer_object(struct connection *c) {
     if (c->kind == HEAD && !*c->key) return answer(c, 200, "", ""); /* the bucket */
     const struct object *object = find_object(c->key);
+    struct object shown = {.filled = 0};
+    if (!object && c->kind == HEAD && take_fresh(c->key, &shown.size)) object = &shown;
     if (object) {
         char text[512 + KEPT];
         size_t length = (size_t)sprintf(text,
-                                        "HTTP/1.1 200 OK\r\nServer: discard\r\nETag: \"0\"\r\n"
+                                        "HTTP/1.1 200 OK\r\nServer: discard\r\nETag: " ETAG "\r\n"
                                         "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
                                         "Content-Length: %lu\r\n\r\n",
                                         object->size);
@@ -172,7 +210,7 @@ static int answer_object(struct connection *c) {
     char text[512];
     uint64_t size = get_size ? last - first + 1 : 0;
     int count = snprintf(text, sizeof text,
-                         "HTTP/1.1 %s\r\nServer: discard\r\nETag: \"0\"\r\n"
+                         "HTTP/1.1 %s\r\nServer: discard\r\nETag: " ETAG "\r\n"
                          "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: %lu\r\n"
                          "Content-Range: bytes %lu-%lu/%lu\r\n\r\n",
                          range ? "206 Partial Content" : "200 OK", size, first, last, get_size);
@@ -205,10 +243,13 @@ static int answer_multipart(struct connection *c) {
         not_live++;
         return answer(c, 404, "", "<Error><Code>NoSuchUpload</Code></Error>");
     }
-    if (c->kind == PART) return answer(c, 200, "ETag: \"0123456789abcdef\"\r\n", "");
+    if (c->kind == PART) {
+        sizes[c->upload] += c->length;
+        return answer(c, 200, "ETag: " ETAG "\r\n", "");
+    }
     end_upload(c->upload);
     if (c->kind == ABORT) return answer(c, 204, "", "");
-    keep_object(c->key, 0);
+    stored(c->key, sizes[c->upload]);
     snprintf(body, sizeof body,
              "<CompleteMultipartUploadResult><Bucket>b</Bucket><Key>%s</Key>"
              "<ETag>\"0123456789abcdef-1\"</ETag></CompleteMultipartUploadResult>",
@@ -217,15 +258,32 @@ static int answer_multipart(struct connection *c) {
 }
 
 static int answer_list(struct connection *c) {
-    static const char item[] = "<Contents><Key>%s</Key><LastModified>2026-01-01T00:00:00Z</LastModified>"
+    static const char item[] = "<Contents><Key>%s</Key><LastModified>%s</LastModified>"
                                "<ETag>0</ETag><Size>%lu</Size></Contents>";
     char body[3500];
+    if (c->of_uploads) {
+        return answer(c, 200, "", "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>"
+                                  "</ListMultipartUploadsResult>");
+    }
+    char now[32]; /* an upload that looks old has expired */
+    time_t clock = time(NULL);
+    strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", gmtime(&clock));
     int size = sprintf(body, "<ListBucketResult><IsTruncated>false</IsTruncated>");
     for (unsigned i = 0; *c->list && i < object_count && size < 2800; i++)
         if (!strncmp(objects[i]->key, c->list, strlen(c->list)))
-            size += sprintf(body + size, item, objects[i]->key, objects[i]->size);
+            size += sprintf(body + size, item, objects[i]->key, now, objects[i]->size);
     sprintf(body + size, "</ListBucketResult>");
     return answer(c, 200, "", body);
+}
+
+static int answer_put(struct connection *c) {
+    if (!c->copies) {
+        if (!c->object_kept) stored(c->key, c->length);
+        return answer(c, 200, "ETag: " ETAG "\r\n", "");
+    }
+    const struct object *source = find_object(c->source);
+    stored(c->key, source ? source->size : 0);
+    return answer(c, 200, "", "<CopyObjectResult><ETag>" ETAG "</ETag></CopyObjectResult>");
 }
 
 static int respond(struct connection *c) {
@@ -236,7 +294,7 @@ static int respond(struct connection *c) {
         case GET:
         case HEAD: return answer_object(c);
         case LIST: return answer_list(c);
-        case PUT: return c->copies ? answer(c, 200, "", "<CopyObjectResult><ETag>0</ETag></CopyObjectResult>") : answer(c, 200, "ETag: \"0123456789abcdef\"\r\n", "");
+        case PUT: return answer_put(c);
         case DELETE: drop_object(c->key); return answer(c, 204, "", "");
         case BAD: return answer(c, 400, "", "<Error><Code>InvalidRequest</Code></Error>");
         default: return answer_multipart(c);
@@ -256,8 +314,17 @@ static int begin(struct connection *c, char *end) {
     }
     size_t used = (size_t)(end + 4 - c->head), here = c->size - used;
     if (here > c->body) return 0; /* nobody pipelines */
-    c->copies = header(c->head, "\r\nx-amz-copy-source:") != NULL;
+    c->length = c->body;
+    const char *source = header(c->head, "\r\nx-amz-copy-source:");
+    c->copies = source != NULL;
+    if (source) { /* bucket/key; our keys need no decoding */
+        source += strspn(source, " /");
+        const char *slash = strchr(source, '/');
+        size_t length = slash ? strcspn(++slash, "\r") : 0;
+        snprintf(c->source, sizeof c->source, "%.*s", (int)length, slash ? slash : "");
+    }
     c->object = c->kind == PUT && !c->copies ? keep_object(c->key, c->body) : NULL;
+    c->object_kept = c->object != NULL;
     fill_object(c->object, end + 4, here);
     bytes += here;
     c->body -= here;
@@ -333,6 +400,7 @@ int main(int count, char **arguments) {
     }
     if (cert && key) tls_serve(cert, key);
     REQUIRE(live = calloc(1, 2), "calloc");
+    REQUIRE(sizes = calloc(2, sizeof *sizes), "calloc");
     REQUIRE((epoll = epoll_create1(0)) >= 0, "epoll_create1");
     int listener = listen_loopback();
     watch(epoll, EPOLL_CTL_ADD, listener, EPOLLIN, NULL);
