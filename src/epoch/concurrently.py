@@ -22,6 +22,15 @@ AT_ONCE: Final = 4
 """The same question under way; see `Shared`."""
 
 
+MAX_ON_LOOP: Final = 64 * 1024
+"""Bytes of a manifest that is looked at on the event loop, which takes some 3 ms; 4 MiB, 100 ms."""
+
+
+async def off_loop(size: int, function: Callable[[], Result]) -> Result:
+    """`function()`, which looks at `size` bytes: in a thread where that would hold the loop."""
+    return function() if size <= MAX_ON_LOOP else await asyncio.to_thread(function)
+
+
 async def for_each(
     function: Callable[[Item], Awaitable[Result]],
     items: Iterable[Item] | AsyncIterable[Item],

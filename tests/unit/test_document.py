@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from epoch import media
+from epoch.concurrently import MAX_ON_LOOP
 from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
 from epoch.registry import document
@@ -93,7 +94,7 @@ def test_what_one_descriptor_says_for_sure_counts() -> None:
 async def test_a_large_manifest_is_read_in_a_thread() -> None:
     layers = [descriptor(b"%d" % number) for number in range(1000)]
     data = json.dumps(image(layers=layers)).encode()
-    assert len(data) > document.MAX_ON_LOOP
+    assert len(data) > MAX_ON_LOOP
     assert await document.read(data) == document.parse(data)
     assert await document.read_media_type(data) == media.OCI_MANIFEST
     with pytest.raises(RegistryError):

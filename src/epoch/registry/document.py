@@ -4,12 +4,12 @@ OCI image-spec "Image Manifest", "Image Index", "Content Descriptors", and Docke
 is not named there is kept and not looked at.
 """
 
-import asyncio
 import re
 from dataclasses import dataclass
 from typing import Any, Final
 
 from epoch import media
+from epoch.concurrently import off_loop
 from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
 from epoch.registry.jsontext import parse_object
@@ -21,9 +21,6 @@ _MEDIA_TYPE: Final = re.compile(
 
 MAX_STORED: Final = 50 * 1024 * 1024
 """Bytes of a manifest that is read back: what the Go server takes, and may have stored."""
-
-MAX_ON_LOOP: Final = 64 * 1024
-"""Bytes of a manifest that is read on the event loop, which takes some 3 ms; 4 MiB take 100 ms."""
 
 _MAX_SIZE: Final = 2**63 - 1
 _WITHOUT_SCHEMA_VERSION: Final = media.STORED_AS_MANIFESTS - {media.DOCKER_SCHEMA1}
@@ -66,17 +63,13 @@ class Document:
 
 
 async def read(data: bytes, content_type: str | None = None) -> Document:
-    """`parse`, in a thread where it would hold the loop for more than a few milliseconds."""
-    if len(data) <= MAX_ON_LOOP:
-        return parse(data, content_type)
-    return await asyncio.to_thread(parse, data, content_type)
+    """`parse`, without holding the loop for more than a few milliseconds."""
+    return await off_loop(len(data), lambda: parse(data, content_type))
 
 
 async def read_media_type(data: bytes) -> str:
-    """`media_type_of`, in a thread where it would hold the loop."""
-    if len(data) <= MAX_ON_LOOP:
-        return media_type_of(data)
-    return await asyncio.to_thread(media_type_of, data)
+    """`media_type_of`, in the same way."""
+    return await off_loop(len(data), lambda: media_type_of(data))
 
 
 def parse(data: bytes, content_type: str | None = None) -> Document:

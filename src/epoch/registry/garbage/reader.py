@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final
 
-from epoch.concurrently import for_each
+from epoch.concurrently import for_each, off_loop
 from epoch.digest import Digest
 from epoch.errors import RegistryError
 from epoch.registry import document
@@ -28,7 +29,8 @@ class ManifestReader:
     A list is not believed either: what an earlier list had, or what another object speaks for (the
     copy by digest of a tag, the children of an index), and is not on the list, is looked for by
     HEAD. Where it is there, and was when the list began, the store's lists are wrong, and nothing
-    may be removed by them. Memory: some 350 bytes for each object.
+    may be removed by them. `take` may be called in a thread. Memory: some 350 bytes for each
+    object.
     """
 
     def __init__(
@@ -104,9 +106,13 @@ class ManifestReader:
         data = await read_proved(self._store, info)
         # One that was deleted in between still counts, if it was read before.
         if data is not None:
-            self._take(info.key, data)
+            self._expected.update(await off_loop(len(data), partial(self._look_at, info.key, data)))
             self._seen[info.key] = version
-            self._expected.update(_spoken_for(info.key, data))
+
+    def _look_at(self, key: str, data: bytes) -> list[str]:
+        """Hand it on; returns the objects that it speaks for."""
+        self._take(key, data)
+        return list(_spoken_for(key, data))
 
 
 def _spoken_for(key: str, data: bytes) -> Iterator[str]:
