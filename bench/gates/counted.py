@@ -114,6 +114,9 @@ class _Wire:
     async def reserve(self, size: int) -> None:
         pass
 
+    def unread(self) -> int:
+        return 0
+
 
 def _dispatching(app: App) -> Callable[[], None]:
     parsed = head.parse(b"GET /v2/ HTTP/1.1\r\nHost: registry.example\r\n\r\n", _LIMITS)

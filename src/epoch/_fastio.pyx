@@ -10,8 +10,11 @@ from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
+
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
 
 cdef extern from "_sha256.h" nogil:
     ctypedef struct epoch_sha256:
@@ -49,22 +52,22 @@ cdef extern from *:
     #else
     #define EPOCH_HUGEPAGE MADV_NORMAL
     #endif
-    /* Grow a mapping, moving its page table entries where it cannot grow in place. */
+    #include <string.h>
+    /* Grow a mapping: without copying where the system can move page table entries. */
     static void *epoch_grow(void *memory, size_t old_size, size_t new_size) {
     #ifdef MREMAP_MAYMOVE
         return mremap(memory, old_size, new_size, MREMAP_MAYMOVE);
     #else
-        (void)memory, (void)old_size, (void)new_size;
-        return MAP_FAILED;
+        void *grown = mmap(NULL, new_size, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (grown == MAP_FAILED) return grown;
+        memcpy(grown, memory, old_size);
+        munmap(memory, old_size);
+        return grown;
     #endif
     }
-    #ifdef MREMAP_MAYMOVE
-    #define EPOCH_CAN_GROW 1
-    #else
-    #define EPOCH_CAN_GROW 0
-    #endif
     """
-    int EPOCH_HUGEPAGE, EPOCH_CAN_GROW
+    int EPOCH_HUGEPAGE
     void *epoch_grow(void *memory, size_t old_size, size_t new_size) nogil
 
 cdef extern from *:
@@ -228,10 +231,19 @@ cdef uint8_t *map_memory(size_t size) except NULL:
     return start
 
 
+cdef Py_ssize_t whole_pages(Py_ssize_t size) noexcept:
+    return (size + <Py_ssize_t> PAGE - 1) // <Py_ssize_t> PAGE * <Py_ssize_t> PAGE
+
+
 cdef void unmap_memory(uint8_t *memory, size_t size) noexcept:
     global _live_buffers
     munmap(memory, size)
     _live_buffers -= 1
+
+
+cdef struct _Free:
+    uint8_t *memory
+    Py_ssize_t size
 
 
 @cython.final
@@ -242,68 +254,106 @@ cdef class Pool:
     cdef readonly Py_ssize_t kept       # bytes in `free`
     cdef readonly Py_ssize_t lent_count
     cdef object on_free
-    cdef dict free                      # size -> addresses, the hottest last
+    cdef _Free *free                    # the hottest last; no Python objects, see __dealloc__
+    cdef Py_ssize_t free_count
+    cdef Py_ssize_t free_room
 
     def __cinit__(self, Py_ssize_t budget, on_free=None):
         self.budget = budget
         self.on_free = on_free
-        self.free = {}
 
     def __dealloc__(self):
-        if self.free is not None:
-            self.trim()
+        # The collector may have emptied whatever Python objects we had.
+        self.unmap(PY_SSIZE_T_MAX)
+        free(self.free)
 
-    def lend(self, Py_ssize_t size, Py_ssize_t capacity, Py_ssize_t window, /):
+    def lend(self, Py_ssize_t size, Py_ssize_t capacity, Py_ssize_t window, Py_ssize_t now=-1, /):
         cdef PartBuffer part
         cdef uint8_t *memory
-        if not 0 < capacity <= size or window <= 0:
+        if not 0 < capacity <= size or window <= 0 or now == 0 or now > size:
             raise ValueError("a part buffer needs 0 < capacity <= size and a window above 0")
         if size <= self.budget:
-            size += -size % <Py_ssize_t> PAGE  # after the check: huge sizes would overflow
+            size = whole_pages(size)  # after the check: huge sizes would overflow
         if size > self.budget:
             raise ValueError(f"{size} bytes can never be lent from a budget of {self.budget}")
-        if self.lent + size > self.budget:
+        now = size if now < 0 else whole_pages(now)
+        if self.lent + now > self.budget:
             return None
-        memory = self.take(size)
+        memory = self.take(now)
         part = PartBuffer.__new__(PartBuffer)
         part.pool = self
         part.memory = memory
-        part.size = part.full_size = size
+        part.mapped = part.lent_size = now
+        part.full_size = size
         part.capacity = capacity
         part.window = window
-        self.lent += size
+        self.lent += now
         self.lent_count += 1
         return part
 
     cdef uint8_t *take(self, Py_ssize_t size) except NULL:
-        addresses = self.free.get(size)
-        if addresses:
+        cdef Py_ssize_t at = self.free_count - 1
+        cdef uint8_t *memory
+        while at >= 0 and self.free[at].size != size:
+            at -= 1
+        if at >= 0:
+            memory = self.free[at].memory
+            self.forget(at, 1)
             self.kept -= size
-            return <uint8_t *> <uintptr_t> addresses.pop()
-        if self.lent + self.kept + size > self.budget:
-            self.trim()
+            return memory
+        self.make_room(size)
         return map_memory(size)
+
+    cdef void forget(self, Py_ssize_t at, Py_ssize_t count) noexcept:
+        """Take entries out of the list of free memory."""
+        self.free_count -= count
+        memmove(self.free + at, self.free + at + count, (self.free_count - at) * sizeof(_Free))
+
+    cdef void make_room(self, Py_ssize_t more):
+        """Unmap of the free memory what is in the way."""
+        cdef Py_ssize_t excess = self.lent + self.kept + more - self.budget
+        if excess > 0:
+            self.unmap(excess)
 
     cdef void take_back(self, uint8_t *memory, Py_ssize_t size, bint keep):
         self.lent -= size
         self.lent_count -= 1
-        if keep:
+        if keep and self.has_entry():
             self.kept += size
-            self.free.setdefault(size, []).append(<uintptr_t> memory)
+            self.free[self.free_count].memory = memory
+            self.free[self.free_count].size = size
+            self.free_count += 1
         else:
             unmap_memory(memory, size)
+
+    cdef bint has_entry(self) noexcept:
+        """Make room for one more in the list of free memory; False where there is none."""
+        cdef Py_ssize_t room
+        cdef _Free *larger
+        if self.free_count == self.free_room:
+            room = 2 * self.free_room + 16
+            larger = <_Free *> realloc(self.free, room * sizeof(_Free))
+            if larger == NULL:
+                return False
+            self.free, self.free_room = larger, room
+        return True
 
     cdef void give_back(self, uint8_t *memory, Py_ssize_t size, bint keep):
         self.take_back(memory, size, keep)
         if self.on_free is not None:
             self.on_free()
 
-    def trim(self):
-        for size, addresses in self.free.items():
-            for address in addresses:
-                unmap_memory(<uint8_t *> <uintptr_t> address, size)
-        self.free.clear()
-        self.kept = 0
+    def trim(self, Py_ssize_t most=PY_SSIZE_T_MAX, /):
+        self.unmap(most)
+
+    cdef void unmap(self, Py_ssize_t most) noexcept:
+        cdef Py_ssize_t count = 0, size = 0
+        while count < self.free_count and size < most:
+            unmap_memory(self.free[count].memory, self.free[count].size)
+            size += self.free[count].size
+            count += 1
+        self.kept -= size
+        self.forget(0, count)
 
 
 @cython.final
@@ -312,9 +362,10 @@ cdef class Pool:
 cdef class PartBuffer:
     cdef Pool pool                      # lender
     cdef uint8_t *memory                # lent by the pool until `views` is 0 after release()
-    cdef Py_ssize_t size                # bytes mapped at `memory`, fewer after shrink()
-    cdef Py_ssize_t full_size           # bytes mapped when it was lent
-    cdef readonly Py_ssize_t capacity   # bytes that may be filled, at most `size`
+    cdef readonly Py_ssize_t mapped     # bytes at `memory`
+    cdef Py_ssize_t lent_size           # bytes mapped when it was lent
+    cdef Py_ssize_t full_size           # the most that will be mapped
+    cdef readonly Py_ssize_t capacity   # bytes that may be filled, at most `full_size`
     cdef readonly Py_ssize_t filled
     cdef readonly Py_ssize_t views      # buffer exports that are not released
     cdef public Py_ssize_t window
@@ -325,7 +376,7 @@ cdef class PartBuffer:
         return self.capacity - self.filled
 
     def __len__(self):
-        return max(0, min(self.window, min(self.capacity, self.size) - self.filled))
+        return max(0, min(self.window, min(self.capacity, self.mapped) - self.filled))
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         global _live_views
@@ -348,7 +399,7 @@ cdef class PartBuffer:
     cdef void check_room(self, Py_ssize_t count) except *:
         if self.released:
             raise BufferError("this part buffer has been given back")
-        if count < 0 or count > min(self.capacity, self.size) - self.filled:
+        if count < 0 or count > min(self.capacity, self.mapped) - self.filled:
             raise ValueError(f"{count} bytes do not fit: {self.capacity - self.filled} have room")
 
     def advance(self, Py_ssize_t count, /):
@@ -362,36 +413,44 @@ cdef class PartBuffer:
 
     @property
     def shrunk(self):
-        return self.size < self.full_size
+        return self.mapped < self.full_size
 
     def shrink(self):
-        cdef Py_ssize_t page = PAGE
-        cdef Py_ssize_t size = max(1, (self.filled + page - 1) // page) * page
-        if self.released or self.views or not EPOCH_CAN_GROW or size == self.size:
+        cdef Py_ssize_t size = max(<Py_ssize_t> PAGE, whole_pages(self.filled))
+        if self.released or self.views or size == self.mapped:
             return False
-        munmap(self.memory + size, self.size - size)
-        self.pool.lent -= self.size - size
-        self.size = size
+        munmap(self.memory + size, self.mapped - size)
+        self.pool.lent -= self.mapped - size
+        self.mapped = size
         if self.pool.on_free is not None:
             self.pool.on_free()
         return True
 
-    def grow(self):
-        cdef Py_ssize_t more = self.full_size - self.size
+    def grow(self, Py_ssize_t size=PY_SSIZE_T_MAX, /):
+        cdef Py_ssize_t more
         cdef uint8_t *memory
+        size = self.full_size if size > self.full_size else whole_pages(size)
+        more = size - self.mapped
         if self.released or self.views:
             raise BufferError("only a buffer that is lent, without views, can grow")
+        if more <= 0:
+            return True
         if self.pool.lent + more > self.pool.budget:
             return False
-        if self.pool.lent + self.pool.kept + more > self.pool.budget:
-            self.pool.trim()
-        memory = <uint8_t *> epoch_grow(self.memory, self.size, self.full_size)
+        self.pool.make_room(more)
+        memory = <uint8_t *> epoch_grow(self.memory, self.mapped, size)
         if memory == <uint8_t *> MAP_FAILED:
             raise MemoryError(f"the kernel refused {more} bytes for a part buffer")
         self.memory = memory
-        self.size = self.full_size
+        self.mapped = size
         self.pool.lent += more
         return True
+
+    cdef bint worth_keeping(self):
+        """Whether the memory is as good as what would be mapped anew in its size."""
+        if self.mapped != self.lent_size and self.mapped != self.full_size:
+            return False
+        return self.mapped < <Py_ssize_t> HUGE_PAGE or <uintptr_t> self.memory % HUGE_PAGE == 0
 
     def release(self):
         if self.released:
@@ -402,15 +461,16 @@ cdef class PartBuffer:
 
     cdef void hand_over(self):
         cdef uint8_t *memory = self.memory
+        cdef bint keep = self.worth_keeping()
         self.memory = NULL
         if memory != NULL:
-            self.pool.give_back(memory, self.size, self.size == self.full_size)
+            self.pool.give_back(memory, self.mapped, keep)
 
     def __dealloc__(self):
         # Views hold a reference, so none is out here; only a forgotten release() ends up here. The
         # collector may be at work, so no Python code is run: nobody is told.
         if self.memory != NULL and self.pool is not None:
-            self.pool.take_back(self.memory, self.size, self.size == self.full_size)
+            self.pool.take_back(self.memory, self.mapped, self.worth_keeping())
 
 
 # ---- hashing later, in another thread, or side by side -----------------------------------------
@@ -425,6 +485,7 @@ cdef class _Piece:
     cdef PartBuffer part
     cdef const uint8_t *data
     cdef Py_ssize_t length
+    cdef bint hashed
 
     cdef void drop(self):
         global _live_views
@@ -432,6 +493,17 @@ cdef class _Piece:
         _live_views -= 1
         if self.part.released and self.part.views == 0:
             self.part.hand_over()
+
+
+cdef _Piece new_piece(PartBuffer part, const uint8_t *data, Py_ssize_t length):
+    global _live_views
+    cdef _Piece piece = _Piece.__new__(_Piece)
+    piece.part = part
+    piece.data = data
+    piece.length = length
+    part.views += 1
+    _live_views += 1
+    return piece
 
 
 cdef void drop_all(list pieces):
@@ -444,7 +516,7 @@ cdef void drop_all(list pieces):
 cdef class HashQueue:
     cdef readonly Sha256 digest
     cdef list coming                # Pieces; the last one may still grow
-    cdef list taken                 # Pieces that are being hashed, or have been
+    cdef list taken                 # Pieces that are to be hashed, or have been; see `take`
     cdef readonly Py_ssize_t waiting
     cdef readonly Py_ssize_t held
     cdef readonly Py_ssize_t part_size
@@ -458,7 +530,6 @@ cdef class HashQueue:
         self.midstates = {}
 
     def add(self, PartBuffer part not None, Py_ssize_t count, /):
-        global _live_views
         cdef _Piece piece = None
         part.check_room(count)
         cdef const uint8_t *data = part.memory + part.filled
@@ -466,11 +537,7 @@ cdef class HashQueue:
             piece = self.coming[len(self.coming) - 1]
         # One part may begin where another ends.
         if piece is None or piece.part is not part or piece.data + piece.length != data:
-            piece = _Piece.__new__(_Piece)
-            piece.part = part
-            piece.data = data
-            part.views += 1
-            _live_views += 1
+            piece = new_piece(part, data, 0)
             self.coming.append(piece)
         piece.length += count
         part.filled += count
@@ -480,23 +547,34 @@ cdef class HashQueue:
         self.keep_midstate()
 
     cdef int keep_midstate(self) except -1:
-        if self.part_size and self.digest.ctx.length % self.part_size == 0:
-            self.midstates[self.digest.ctx.length] = self.digest.export_state()
+        cdef uint64_t length = self.digest.ctx.length
+        if self.part_size and length and length % self.part_size == 0:
+            self.midstates[length] = self.digest.export_state()
         return 0
 
-    cdef list take(self):
-        cdef list pieces = self.coming
-        self.coming = []
-        self.taken += pieces
-        self.held += self.waiting
-        self.waiting = 0
-        return pieces
+    def take(self, Py_ssize_t most=PY_SSIZE_T_MAX, /):
+        cdef _Piece piece
+        cdef Py_ssize_t left = most
+        while self.coming and left > 0:
+            piece = self.coming[0]
+            if piece.length > left:
+                self.taken.append(new_piece(piece.part, piece.data, left))
+                piece.data += left
+                piece.length -= left
+                left = 0
+            else:
+                self.taken.append(self.coming.pop(0))
+                left -= piece.length
+        self.held += most - left
+        self.waiting -= most - left
 
     def hash(self):
         cdef _Piece piece
-        for piece in self.take():
-            self.digest.hash(piece.data, piece.length)
-            self.keep_midstate()  # a piece ends at the end of its part, if not before
+        for piece in self.taken:
+            if not piece.hashed:
+                piece.hashed = True
+                self.digest.hash(piece.data, piece.length)
+                self.keep_midstate()  # a piece ends at the end of its part, if not before
 
     def release(self):
         cdef list pieces = self.taken
@@ -517,24 +595,31 @@ def hash_together(list queues, /):
     cdef _Piece piece
     cdef uint64_t began
     cdef size_t count
+    cdef Py_ssize_t at = 0
+    cdef bint more = True
     cdef epoch_sha256_lane *lanes = <epoch_sha256_lane *> malloc(
         max(1, len(queues)) * sizeof(epoch_sha256_lane))
     if lanes == NULL:
         raise MemoryError("no memory for the lanes")
     began = epoch_cpu_clock()
     try:
-        taken = [(queue, queue.take()) for queue in queues]
-        while taken := [(queue, pieces) for queue, pieces in taken if pieces]:
+        while more:  # the pieces of a queue one after another
+            more = False
             count = 0
-            for queue, pieces in taken:
-                piece = pieces.pop(0)
-                lanes[count].ctx = &queue.digest.ctx
-                lanes[count].data = piece.data
-                lanes[count].length = piece.length
-                count += 1
+            for queue in queues:
+                if at < len(queue.taken):
+                    more = True
+                    piece = queue.taken[at]
+                    if not piece.hashed:
+                        piece.hashed = True
+                        lanes[count].ctx = &queue.digest.ctx
+                        lanes[count].data = piece.data
+                        lanes[count].length = piece.length
+                        count += 1
+            at += 1
             with nogil:
                 epoch_sha256_update_lanes(lanes, count)
-            for queue, _ in taken:
+            for queue in queues:
                 queue.keep_midstate()
     finally:
         free(lanes)

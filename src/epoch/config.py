@@ -131,7 +131,7 @@ class UploadSettings:
 
     budget: int = 256 * MIB
     """Bytes of part buffers, lent and kept, in the whole process. When all are lent, reading
-    pauses; it is never an error."""
+    pauses, and goes on when it is an upload's turn."""
 
     parts_in_flight: int = 4
     """Parts of one upload that are on their way to the store at the same time."""

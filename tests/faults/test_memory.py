@@ -28,6 +28,8 @@ from tests.tools.authority import Authority
 from tests.tools.client import Client, digest_of
 from tests.tools.server import Server
 
+pytestmark = pytest.mark.alone
+
 KIB = 1024
 PART_BUFFERS = 32 * MIB
 BODIES = 64 * MIB
@@ -249,6 +251,11 @@ def test_memory_is_given_back_when_half_are_gone(monkeypatch: pytest.MonkeyPatch
         (0, 60.0, 2),
         (15, 61.0, 2),
         (0, 90.0, 2),
+        (100, 100.0, 2),
+        (10, 106.0, 3),
+        (0, 107.0, 3),
+        (0, 112.0, 4),
+        (0, 120.0, 4),
     ]:
         giving.tick(connections, now)
         assert len(collected) == times

@@ -118,6 +118,31 @@ async def test_a_sink_that_is_paused_from_the_start_is_asked_for_nothing() -> No
     assert outcomes == [10]
 
 
+async def test_what_a_paused_client_has_sent_is_seen() -> None:
+    """Without reading it: what came with the head, and what lies in the kernel."""
+    flows: list[Flow] = []
+
+    class Waiting(Gathering):
+        def __init__(self, flow: Flow) -> None:
+            super().__init__(flow)
+            flow.pause()
+            flows.append(flow)
+
+    outcomes: list[object] = []
+    async with serving(wait=into(Waiting, outcomes)) as server, server.client() as client:
+        await client.send(b"PUT /wait HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\nhello")
+        await eventually(lambda: bool(flows))
+        assert flows[0].unread() == 5
+        await client.send(bytes(4000))
+        await eventually(lambda: flows[0].unread() == 4005)
+        flows[0].resume()
+        await client.send(bytes(995))
+        assert (await client.answer()).body == b"done"
+        assert flows[0].unread() == 0
+    assert outcomes == [5000]
+    assert flows[0].unread() == 0
+
+
 async def test_a_paused_client_is_held_by_tcp() -> None:
     """What is sent to a paused sink piles up in the kernels, not here."""
     flows: list[Flow] = []

@@ -119,6 +119,9 @@ class _Wire:
     async def reserve(self, size: int) -> None:
         pass
 
+    def unread(self) -> int:
+        return 0
+
 
 def request(host: str | None, *, secure: bool = False) -> Request:
     headers = {} if host is None else {"host": host}

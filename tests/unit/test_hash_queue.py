@@ -30,6 +30,17 @@ def _part(pool: Pool) -> PartBuffer:
     return part
 
 
+def _hash(queue: HashQueue) -> None:
+    queue.take()
+    queue.hash()
+
+
+def _hash_together(queues: list[HashQueue]) -> None:
+    for queue in queues:
+        queue.take()
+    hash_together(queues)
+
+
 def _add(queue: HashQueue, part: PartBuffer, data: bytes) -> None:
     assert fill(part, data) == len(data)
     queue.add(part, len(data))
@@ -51,7 +62,7 @@ def test_any_number_of_digests_side_by_side(count: int) -> None:
             data = BYTES[start : start + length]
             _add(queue, part, data)
             theirs.update(data)
-        hash_together(queues)
+        _hash_together(queues)
         for queue in queues:
             queue.release()
         assert [ours.hexdigest() for ours, _ in digests] == [d.hexdigest() for _, d in digests]
@@ -73,7 +84,7 @@ def test_side_by_side_gives_the_published_vector_in_every_lane() -> None:
             take = min(left[i], dice.randrange(40_000))
             _add(queue, part, b"a" * take)
             left[i] -= take
-        hash_together(queues)
+        _hash_together(queues)
         for queue in queues:
             queue.release()
     for queue, part in zip(queues, parts, strict=True):
@@ -92,6 +103,9 @@ def test_a_queue_over_several_parts() -> None:
     _add(queues[0], second, BYTES[5000:9000])
     _add(queues[1], third, BYTES[:77])
     assert (queues[0].waiting, queues[1].waiting) == (9000, 77)
+    for each in queues:
+        each.take()
+    assert (queues[0].waiting, queues[0].held) == (0, 9000)
     hash_together(queues)
     assert (queues[0].waiting, queues[0].held) == (0, 9000)
     assert queues[0].digest.hexdigest() == hashlib.sha256(BYTES[:9000]).hexdigest()
@@ -116,8 +130,8 @@ def test_midstates_at_the_ends_of_parts() -> None:
     rest = _part(pool)
     _add(queues[0], rest, BYTES[:77])
     assert queues[0].midstates == {}
-    hash_together([queues[0], unnoted])
-    queues[1].hash()
+    _hash_together([queues[0], unnoted])
+    _hash(queues[1])
     for queue in queues:
         assert queue.part_size == PART
         assert list(queue.midstates) == [PART]
@@ -141,7 +155,7 @@ def test_a_part_that_is_given_back_stays_until_it_is_hashed() -> None:
     other = _part(pool)  # would be the same memory
     fill(other, bytes(100_000))
     assert (pool.lent, freed) == (2 * PART, [])
-    queue.hash()
+    _hash(queue)
     assert queue.digest.hexdigest() == hashlib.sha256(BYTES[:100_000]).hexdigest()
     assert pool.lent == 2 * PART
     queue.release()
@@ -155,7 +169,7 @@ def test_a_part_that_waits_cannot_shrink() -> None:
     part = _part(pool)
     _add(queue, part, BYTES[:10])
     assert not part.shrink()
-    queue.hash()
+    _hash(queue)
     assert not part.shrink()
     queue.release()
     assert part.shrink()
@@ -203,12 +217,13 @@ def test_bytes_come_while_another_thread_hashes() -> None:
                 queue.release()
                 worker = None
             if worker is None:
+                queue.take()
                 worker = threading.Thread(target=queue.hash)
                 worker.start()
         part.release()
     assert worker is not None
     worker.join()
-    queue.hash()
+    _hash(queue)
     queue.release()
     assert queue.digest.hexdigest() == expected.hexdigest()
     assert pool.lent == 0
@@ -221,7 +236,7 @@ def test_time_is_counted() -> None:
     for queue, part in zip(queues, parts, strict=True):
         _add(queue, part, BYTES)
     before = hash_seconds()
-    hash_together(queues)
+    _hash_together(queues)
     assert 16 * PART / 20e9 < hash_seconds() - before < 16 * PART / 50e6
     for queue, part in zip(queues, parts, strict=True):
         queue.release()
@@ -250,7 +265,7 @@ def test_millions_of_random_splits() -> None:
                 _add(queue, part, data)
                 their.update(data)
                 cases += 1
-            hash_together(queues)
+            _hash_together(queues)
             for queue in queues:
                 queue.release()
         for queue, part, their in zip(queues, parts, theirs, strict=True):
@@ -272,7 +287,71 @@ def test_parts_that_lie_side_by_side_are_each_held(order: int) -> None:
     assert [part.views for part in parts] == [1] * 8
     for part in parts:
         part.release()
-    queue.hash()
+    _hash(queue)
     queue.release()
     assert pool.lent == 0
     assert queue.digest.hexdigest() == expected.hexdigest()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_waits_is_taken_in_slices(together: bool) -> None:
+    """Slices that end within a block, at the end of a part, and beyond it; more comes meanwhile."""
+    dice = random.Random(6)
+    pool = Pool(36 * PART)
+    queues = [HashQueue(Sha256()) for _ in range(9 if together else 1)]
+    expected = [hashlib.sha256() for _ in queues]
+    for turn in range(60):
+        for queue, theirs in zip(queues, expected, strict=True):
+            if turn < 4:
+                part = _part(pool)
+                for _ in range(dice.randrange(1, 4)):
+                    data = BYTES[: dice.randrange(1, 3000)]
+                    _add(queue, part, data)
+                    theirs.update(data)
+                part.release()
+            before = queue.waiting
+            most = dice.choice([0, 1, 64, 2999, 5000])
+            queue.take(most)
+            assert (queue.waiting, queue.held) == (before - min(most, before), min(most, before))
+            if not together:
+                queue.hash()
+        hash_together(queues)
+        for queue in queues:
+            queue.release()
+    _hash_together(queues)
+    for queue in queues:
+        queue.release()
+    assert [q.digest.hexdigest() for q in queues] == [theirs.hexdigest() for theirs in expected]
+    assert (pool.lent, live_views()) == (0, 0)
+
+
+def test_what_is_taken_twice_is_hashed_once() -> None:
+    pool = Pool(PART)
+    queue = HashQueue(Sha256())
+    part = _part(pool)
+    _add(queue, part, BYTES[:100])
+    queue.take(30)
+    queue.take(30)
+    queue.hash()
+    queue.hash()
+    hash_together([queue])
+    queue.take()
+    queue.hash()
+    assert queue.digest.hexdigest() == hashlib.sha256(BYTES[:100]).hexdigest()
+    queue.release()
+    part.release()
+
+
+def test_forgetting_leaves_what_was_taken() -> None:
+    pool = Pool(PART)
+    queue = HashQueue(Sha256())
+    part = _part(pool)
+    _add(queue, part, BYTES[:100])
+    queue.take(30)
+    queue.clear()
+    queue.hash()
+    part.release()
+    assert queue.digest.hexdigest() == hashlib.sha256(BYTES[:30]).hexdigest()
+    assert (queue.waiting, queue.held, pool.lent) == (0, 30, PART)
+    queue.release()
+    assert (pool.lent, live_views()) == (0, 0)

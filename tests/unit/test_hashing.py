@@ -9,8 +9,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from epoch._fastio import PartBuffer, Pool, Sha256, fill, live_views
-from epoch.upload.hashing import BEHIND, PILE, STEP, Digesting, Hashing
+from epoch._fastio import (
+    HashQueue,
+    PartBuffer,
+    Pool,
+    Sha256,
+    fill,
+    hash_together,
+    live_views,
+)
+from epoch.upload import hashing
+from epoch.upload.hashing import BEHIND, LANES, PILE, SLICE, STEP, Digesting, Hashing
 
 BYTES = random.Random(4).randbytes(1 << 20)
 
@@ -89,6 +98,48 @@ async def test_many_pushes_are_hashed_in_rounds(pool: Pool) -> None:
     assert not ways.in_rounds
     await _run(ways, pushes)
     assert all(push.rests >= 2 for push in pushes)
+
+
+async def test_a_round_is_hashed_in_slices(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step of the loop takes all that waits; who is done goes on while others are hashed."""
+    taken: list[tuple[int, int]] = []
+    resting: list[int] = []
+
+    def watched(queues: list[HashQueue]) -> None:
+        taken.append((len(queues), max(queue.held for queue in queues)))
+        resting.append(sum(push.digesting.must_wait for push in pushes))
+        hash_together(queues)
+
+    monkeypatch.setattr(hashing, "hash_together", watched)
+    ways = Hashing(lanes=4)
+    pushes = [Push(pool, ways, PILE) for _ in range(2 * LANES)]
+    await _run(ways, pushes)
+    assert max(taken) == (LANES, SLICE)
+    assert {2 * LANES, LANES} <= set(resting)
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+async def test_what_waits_at_the_end_is_hashed_in_slices(pool: Pool, threads: int) -> None:
+    """Neither `settle` nor the end of the rounds hashes a whole pile in one step."""
+    ways = Hashing(threads=threads, lanes=2)
+    ways.join()
+    ways.join()
+    digest, part = Sha256(), pool.lend(PILE, PILE, PILE)
+    assert part is not None
+    digesting = Digesting(ways, digest, lambda: None)
+    for _ in range(3):
+        fill(part, BYTES)
+        digesting.take(part, len(BYTES))
+    assert digesting.queue.waiting == 3 * len(BYTES)
+    ways.leave()
+    digesting.flush()
+    left = (0, 3 * len(BYTES)) if threads else (3 * len(BYTES) - SLICE, 0)
+    assert (digesting.queue.waiting, digesting.queue.held) == left
+    async with asyncio.timeout(10):
+        await digesting.settle()
+    assert digest.hexdigest() == hashlib.sha256(3 * BYTES).hexdigest()
+    part.release()
+    ways.close()
 
 
 async def test_few_pushes_do_not_rest(pool: Pool) -> None:

@@ -304,6 +304,64 @@ def test_a_shrunk_part_is_not_kept(forget: bool) -> None:
     assert (pool.lent, pool.kept, pool.lent_count, live_buffers()) == (0, 0, 0, before)
 
 
+def test_a_part_can_begin_small() -> None:
+    pool = Pool(4 * HUGE)
+    part = pool.lend(2 * HUGE, 2 * HUGE, 1 << 40, 10)
+    assert part is not None
+    assert (part.mapped, part.shrunk, part.room, pool.lent) == (PAGE, True, 2 * HUGE, PAGE)
+    pattern = bytes(range(251)) * 20_000
+    part.advance(fill(part, pattern))
+    assert (part.filled, len(part)) == (PAGE, 0)
+    assert part.grow(PAGE + 1)
+    assert (part.mapped, pool.lent) == (2 * PAGE, 2 * PAGE)
+    assert part.grow(10)  # it never has less
+    assert part.mapped == 2 * PAGE
+    part.advance(fill(part, pattern[PAGE:]))
+    assert part.grow(1 << 62)
+    assert (part.mapped, part.shrunk) == (2 * HUGE, False)
+    part.advance(fill(part, pattern[2 * PAGE :]))
+    assert bytes(part) == pattern[: 2 * HUGE]
+    part.release()
+    assert pool.lent == 0
+
+
+def test_what_grew_is_kept_only_where_it_is_as_good_as_new() -> None:
+    """A mapping that was moved is not aligned to huge pages."""
+    pool = Pool(16 * HUGE)
+    parts = [pool.lend(HUGE, HUGE, HUGE, 1) for _ in range(8)]
+    for part in parts:
+        assert part is not None
+        assert part.grow()
+        aligned = address(part) % HUGE == 0
+        kept = pool.kept
+        part.release()
+        assert pool.kept == kept + (HUGE if aligned else 0)
+    small = pool.lend(HUGE, HUGE, HUGE, 1)
+    assert small is not None
+    kept = pool.kept
+    small.release()
+    assert pool.kept == kept + PAGE
+
+
+@pytest.mark.parametrize("now", [0, PAGE + 1, 1 << 62])
+def test_what_a_part_has_at_first_is_part_of_it(now: int) -> None:
+    pool = Pool(4 * PAGE)
+    with pytest.raises(ValueError, match="part buffer"):
+        pool.lend(PAGE, PAGE, PAGE, now)
+    assert (pool.lent, pool.lent_count) == (0, 0)
+
+
+def test_only_what_is_in_the_way_is_unmapped() -> None:
+    """All of the free memory at once would be many milliseconds in one call."""
+    pool = Pool(64 * PAGE)
+    for part in [lend(pool, PAGE) for _ in range(64)]:
+        part.release()
+    before = live_buffers()
+    part = lend(pool, 3 * PAGE)
+    assert (pool.kept, live_buffers()) == (61 * PAGE, before - 2)
+    part.release()
+
+
 def test_shrinking_and_growing_huge_pages() -> None:
     pool = Pool(4 * HUGE)
     part = lend(pool, 2 * HUGE)

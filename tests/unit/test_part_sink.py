@@ -25,6 +25,9 @@ class Over:
 
     def fail(self, error: Exception) -> None: ...
 
+    def unread(self) -> int:
+        return 0
+
     def ship(self, part: PartBuffer) -> None:
         pytest.fail("nothing is to be shipped")
 

@@ -24,7 +24,7 @@ class PoolModel(RuleBasedStateMachine):
         self.pool = Pool(self.BUDGET, self._on_free)
         self.parts: dict[int, PartBuffer] = {}
         self.sizes: dict[int, int] = {}  # bytes mapped, of all whose memory is out
-        self.full: dict[int, int] = {}  # bytes mapped when it was lent
+        self.full: dict[int, int] = {}  # the most bytes that will be mapped
         self.contents: dict[int, bytes] = {}
         self.views: dict[int, list[tuple[memoryview, bytes]]] = {}
         self.released: set[int] = set()
@@ -41,18 +41,26 @@ class PoolModel(RuleBasedStateMachine):
             if number in self.released:  # of what was forgotten nobody is told
                 self.expected_frees += 1
 
-    @rule(pages=st.integers(1, 9), short=st.integers(0, 100), window=st.integers(1, 2 * PAGE))
-    def lend(self, pages: int, short: int, window: int) -> None:
+    @rule(
+        pages=st.integers(1, 9),
+        short=st.integers(0, 100),
+        window=st.integers(1, 2 * PAGE),
+        now=st.integers(1, 9),
+    )
+    def lend(self, pages: int, short: int, window: int, now: int) -> None:
         size = pages * PAGE - short
+        at_first = size if now >= pages else now * PAGE - short
         if pages * PAGE > self.BUDGET:
             with pytest.raises(ValueError, match="never"):
-                self.pool.lend(size, size, window)
+                self.pool.lend(size, size, window, at_first)
             return
-        part = self.pool.lend(size, size, window)
-        assert (part is not None) == (sum(self.sizes.values()) + pages * PAGE <= self.BUDGET)
+        part = self.pool.lend(size, size, window, at_first)
+        mapped = min(now, pages) * PAGE
+        assert (part is not None) == (sum(self.sizes.values()) + mapped <= self.BUDGET)
         if part is not None:
             self.parts[self.next] = part
-            self.sizes[self.next] = self.full[self.next] = pages * PAGE
+            self.sizes[self.next] = mapped
+            self.full[self.next] = pages * PAGE
             self.contents[self.next] = b""
             self.views[self.next] = []
             self.next += 1
@@ -108,20 +116,20 @@ class PoolModel(RuleBasedStateMachine):
             self.expected_frees += 1
 
     @precondition(lambda self: self.parts)
-    @rule(data=st.data())
-    def grow(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), pages=st.integers(0, 9), short=st.integers(0, 100))
+    def grow(self, data: st.DataObject, pages: int, short: int) -> None:
         number = data.draw(st.sampled_from(sorted(self.parts)))
         part = self.parts[number]
+        size = max(0, pages * PAGE - short)
         if self.views[number]:
             with pytest.raises(BufferError):
-                part.grow()
+                part.grow(size)
             return
-        more = self.full[number] - self.sizes[number]
-        fits = sum(self.sizes.values()) + more <= self.BUDGET
-        assert part.grow() is fits
+        wanted = max(self.sizes[number], min(self.full[number], pages * PAGE))
+        fits = sum(self.sizes.values()) + wanted - self.sizes[number] <= self.BUDGET
+        assert part.grow(size) is fits
         if fits:
-            self.sizes[number] = self.full[number]
-            assert not part.shrunk
+            self.sizes[number] = wanted
 
     @rule()
     def trim(self) -> None:
@@ -137,6 +145,7 @@ class PoolModel(RuleBasedStateMachine):
         for number, part in self.parts.items():
             assert part.filled == len(self.contents[number])
             assert part.views == len(self.views[number])
+            assert part.mapped == self.sizes[number]
             assert part.shrunk is (self.sizes[number] < self.full[number])
 
     @invariant()

@@ -37,15 +37,17 @@ class Allocator:
         gc.freeze()  # what is there now stays: no collection has to look at it
         self._most = 0
         self._since = 0.0
+        self._some_were_left = False
 
     def tick(self, connections: int, now: float) -> None:
-        """Give back what many connections have left behind, once half of them are gone; called
-        about once a second."""
+        """Give back what many connections have left behind, once half of them are gone, and once
+        more when all are; called about once a second."""
         self._most = max(self._most, connections)
-        gone = self._most - connections
-        if gone < _FEWER or connections > self._most // 2 or now - self._since < _SECONDS:
+        half_are_gone = connections <= self._most // 2 and self._most - connections >= _FEWER
+        last_are_gone = self._some_were_left and not connections
+        if not (half_are_gone or last_are_gone) or now - self._since < _SECONDS:
             return
-        self._most, self._since = connections, now
+        self._most, self._since, self._some_were_left = connections, now, connections > 0
         gc.collect()
         if self._libc is not None:
             self._libc.malloc_trim(0)

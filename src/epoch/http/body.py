@@ -45,6 +45,9 @@ class Wire(Protocol):
     async def reserve(self, size: int) -> None:
         """See `message.Request.reserve`."""
 
+    def unread(self) -> int:
+        """Bytes that have come and lie in the kernel."""
+
 
 class RequestBody:
     """A body being received. It is the `Flow` of its own sink, and the `Body` of its request."""
@@ -148,6 +151,10 @@ class RequestBody:
                 self._loop.call_soon(self._pump)
             elif self.reading:
                 self._wire.resume_reading()
+
+    def unread(self) -> int:
+        """See `message.Flow.unread`."""
+        return len(self._prefix) + self._wire.unread()
 
     # -- the connection's side
 

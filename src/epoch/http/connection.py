@@ -28,6 +28,7 @@ from epoch.http.response import (
     render_error,
     render_head,
 )
+from epoch.http.sendfile import unread
 from epoch.http.sending import Sender
 from epoch.metrics import metrics
 
@@ -198,6 +199,10 @@ class Connection:
             self._body.fail(BodyCut(Code.UNAVAILABLE, "the body comes too slowly", status=408))
         else:
             self._transport.abort()
+
+    def unread(self) -> int:
+        """See `body.Wire`."""
+        return 0 if self._sender.lost else unread(self._transport)
 
     # Heads
 

@@ -38,6 +38,9 @@ class Flow(Protocol):
     def fail(self, error: Exception) -> None:
         """End the body: `Body.into` raises `error`."""
 
+    def unread(self) -> int:
+        """Bytes that the client has sent and nobody has read; with TLS about as many."""
+
 
 class BodySink(Protocol):
     """Where the bytes of a request body land, straight from the kernel."""

@@ -84,6 +84,16 @@ def unacknowledged(descriptor: int) -> int:
     return int.from_bytes(answer, sys.byteorder)
 
 
+def unread(transport: asyncio.Transport) -> int:
+    """Bytes that have come from the client and lie in the kernel; 0 where it does not tell."""
+    try:
+        descriptor = transport.get_extra_info("socket").fileno()
+        answer = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))  # tcp(7): SIOCINQ
+    except OSError:
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
+
+
 async def _writable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()

@@ -29,6 +29,10 @@ CLOSE_SECONDS: Final = 5.0
 """How long the end of the process waits for aborts. What they leave, garbage collection finds."""
 
 
+TRIM: Final = 32 * 1024 * 1024
+"""Bytes that are returned to the kernel in one step of the loop."""
+
+
 class Pushes:
     """The memory and the background work that all pushes of a process share."""
 
@@ -92,7 +96,9 @@ class Pushes:
                     task.cancel()
                 await asyncio.wait(late)
         self.hashing.close()
-        self.budget.pool.trim()
+        while self.budget.pool.kept:
+            self.budget.pool.trim(TRIM)
+            await asyncio.sleep(0)
 
     async def _push(self, body: Body, digest: Digest) -> PushOutcome:
         self.check_length(body.length)

@@ -11,13 +11,18 @@ from epoch._fastio import PartBuffer, Sha256, fill
 from epoch.errors import Code, RegistryError
 from epoch.http.message import BodyCut, Flow
 from epoch.upload.budget import Budget
+from epoch.upload.fairness import RETRY_AFTER, too_slow
 from epoch.upload.hashing import Digesting, Hasher, Hashing
+from epoch.upload.loan import Loan
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-SPILL: Final = bytearray(4096)
-"""Takes a first receive when no buffer is free: reading can not be paused any earlier."""
+SPILL: Final = bytearray(64 * 1024)
+"""Takes what comes for a small buffer, which then has as much memory as was needed."""
+
+SPILL_UNLENT: Final = 4096
+"""Bytes of it that are received when there is no memory: reading can not be paused any earlier."""
 
 DISCARD: Final = bytearray(256 * 1024)
 """Takes bodies that are only hashed. Shared: it is filled and used within one callback."""
@@ -66,6 +71,7 @@ class PartSink:
         """Bytes of this body that lie in parts; they are hashed once `digested` says so."""
         self._flow = flow
         self._budget = budget
+        self._hashing = hashing
         self._shipper = shipper
         self._hasher = hasher
         self._digesting = (
@@ -77,30 +83,34 @@ class PartSink:
         self._limit = limit
         self._part_size = part_size
         self._keep_last = keep_last
-        self._part = first  # ours, being filled; at most one
+        self._loan = Loan(budget, self, part_size, first)
         self._spilled = False  # the bytes being received go to SPILL
-        self._held = b""  # what was spilled, until a buffer is there
-        self._queued = False
+        self._room = 0  # bytes of it that may
+        self._held = b""  # what was spilled, until there is memory for it
         self._ended = False  # no further part is needed
         self._taken: asyncio.Future[None] | None = None  # somebody waits for what was spilled
         self._error: Exception | None = None  # there is no memory for it, and will not be
+
+        self._joined = False
+        self._join(True)
 
     # BodySink
 
     def get_buffer(self, limit: int) -> Buffer:
         """See `message.BodySink`."""
-        if self._spilled:
-            return memoryview(SPILL)[:limit]
-        if self._part is None:
-            self._part = self._budget.borrow(self._capacity(), self._part_size)
-        elif self._part.shrunk:
-            self._budget.grow(self._part)
-        part = self._part
-        if part is None or part.shrunk:
+        loan = self._loan
+        if not self._spilled:
+            if loan.part is None:
+                capacity = self._capacity()
+                if loan.whole or self._budget.has_plenty(capacity, self._part_size):
+                    loan.borrow(capacity)
+            if loan.whole and loan.part is not None:
+                loan.part.window = min(limit, self._budget.window)
+                return loan.part
             self._spilled = True
-            return memoryview(SPILL)[:limit]
-        part.window = min(limit, self._budget.window)
-        return part
+            most = SPILL_UNLENT if loan.whole else loan.most(len(SPILL), SPILL_UNLENT)
+            self._room = min(most, self._capacity())
+        return memoryview(SPILL)[: min(limit, self._room)]
 
     def received(self, count: int) -> None:
         """See `message.BodySink`."""
@@ -110,68 +120,99 @@ class PartSink:
             )
         if self._spilled:
             self._spilled = False
-            self._held = bytes(SPILL[:count])
-            self._wait()
+            self._held = bytes(memoryview(SPILL)[:count])
+            self._take_held()
             return
         self._take(count)
         self._hand_on()
 
     def idle(self, seconds: float) -> None:
-        """See `message.BodySink`: an idle body holds no empty buffer, and while others wait only
-        as much of a begun one as it has filled, and that not for long."""
-        part = self._part
+        """See `message.BodySink`: an idle body holds no empty buffer, and while others wait a
+        begun one not for long."""
+        part = self._loan.part
         if part is None:
             return
         if part.views:
             if self._digesting is not None:
                 self._digesting.flush()  # what waits to be hashed keeps the memory
-            return
-        if part.filled == 0:
-            self._part = None
-            part.release()
-        elif not self._budget.waiting or part.shrink():
-            return
-        elif seconds >= STALL_SECONDS:
+        elif part.filled == 0:
+            self.make_small()
+        elif self._budget.waiting and seconds >= STALL_SECONDS:
             raise BodyCut(
                 Code.UNAVAILABLE,
                 f"no byte has come for {STALL_SECONDS:g} seconds while others wait for memory",
                 status=408,
+                headers=RETRY_AFTER,
             )
 
-    # Borrower
+    # loan.Owner
+
+    @property
+    def held_up(self) -> bool:
+        """See `loan.Owner`."""
+        return self._digesting is not None and self._digesting.must_wait
 
     def try_borrow(self) -> bool:
-        """It is our turn to borrow."""
-        if not self._queued:
+        """See `loan.Owner`."""
+        loan = self._loan
+        if not loan.waits:
             return True
         try:
-            part = self._borrow_in_turn()
+            if loan.in_turn and not self._is_still_fast():
+                self._pass()
+                return True
+            found = self._borrow()
         except Exception as error:  # noqa: BLE001 - ours to see; those behind us must go on
-            self._queued = False
-            self._error = error
-            self._flow.fail(error)
-            if self._taken is not None and not self._taken.done():
-                self._taken.set_exception(error)
+            self._fail(error)
             return True
-        if part is None:
+        if not found:
             return False
-        self._queued = False
-        self._part = part
+        loan.stop_waiting()
         if self._held:
-            count = fill(part, self._held)
-            self._held = b""
-            self._take(count)
-            if self._taken is not None and not self._taken.done():
-                self._taken.set_result(None)
-            self._hand_on()
+            self._add_held()
         self._resume()
         return True
+
+    def _borrow(self) -> bool:
+        loan = self._loan
+        if not loan.in_turn:
+            return loan.extend(len(self._held), self._capacity())
+        if loan.part is None:
+            return loan.borrow(self._capacity(), in_turn=True)
+        return loan.promote()
+
+    def _pass(self) -> None:
+        """It is our turn to have a whole buffer, and our client is too slow for one."""
+        if self._loan.is_huge:
+            self._fail(too_slow())
+            return
+        self.make_small()
+        self._loan.stop_waiting()
+        if not self._held:
+            self._flow.resume()
+        elif self._loan.extend(len(self._held), self._capacity()):
+            self._add_held()
+            self._resume()
+        else:
+            self._loan.wait_for_small(len(self._held))
+
+    def make_small(self) -> None:
+        """See `loan.Owner`."""
+        part = self._loan.part
+        if part is not None and part.views and self._digesting is not None:
+            self._digesting.flush()  # what waits to be hashed keeps the memory
+        if self._loan.whole and (part is None or not part.views):
+            self._loan.demote()
+
+    def refuse(self, error: RegistryError) -> None:
+        """See `loan.Owner`."""
+        self._fail(error)
 
     # the upload's side
 
     def part_done(self) -> None:
         """The shipper has room again, or memory came back: go on if that is what we waited for."""
-        if self._part is None and not self._queued and not self._ended:
+        if self._loan.part is None and not self._loan.waits and not self._ended:
             self._go_on()
 
     async def settle(self) -> None:
@@ -201,11 +242,10 @@ class PartSink:
 
     def take_last(self) -> PartBuffer | None:
         """End, and hand out the part that is not shipped; the caller's from now on."""
+        self._join(False)
         self._ended = True
-        self._queued = False
         self._held = b""
-        self._budget.leave(self)
-        part, self._part = self._part, None
+        part = self._loan.close()
         if part is not None and not part.filled:
             # Lent for the end of a chunked body: S3 takes an empty part for a mistake.
             part.release()
@@ -214,19 +254,76 @@ class PartSink:
 
     # inside
 
-    def _borrow_in_turn(self) -> PartBuffer | None:
-        if self._part is None:
-            return self._budget.borrow(self._capacity(), self._part_size, in_turn=True)
-        return self._part if self._budget.grow(self._part) else None
+    def _fail(self, error: Exception) -> None:
+        """There is no memory, and will not be."""
+        self._loan.stop_waiting()
+        self._error = error
+        self._flow.fail(error)
+        if self._taken is not None and not self._taken.done():
+            self._taken.set_exception(error)
 
     def _capacity(self) -> int:
         if self._length is None:
             return self._part_size
         return min(self._part_size, self._length - self.total)
 
+    def _take_held(self) -> None:
+        """Put what was received into a small buffer, as soon as there is memory for it."""
+        if self._digesting is not None and self._digesting.behind:
+            # It is hashed at once when it is there: one that waited would keep the buffer from
+            # growing. `_hashed` comes back here.
+            self._flow.pause()
+            self._digesting.flush()
+        elif not self._loan.whole and self._loan.extend(len(self._held), self._capacity()):
+            self._add_held()
+        else:
+            self._flow.pause()
+            if self._loan.wants_small(len(self._held)):
+                self._loan.wait_for_small(len(self._held))
+            else:
+                self._loan.wait_for_whole(self._capacity())
+
+    def _join(self, joins: bool) -> None:
+        """Whether others may wait for our bytes, to hash them together."""
+        if joins != self._joined:
+            self._joined = joins
+            (self._hashing.join if joins else self._hashing.leave)()
+
+    def _is_still_fast(self) -> bool:
+        if self._loan.is_huge and (self._budget.waiting == 1 or self._length is None):
+            return True  # it would be cut off: not without need, nor where all may have come
+        left = None if self._length is None else self._length - self.total - len(self._held)
+        return self._loan.is_still_fast(self._flow.unread(), left)
+
+    def _add_held(self) -> None:
+        part, held = self._loan.part, self._held
+        assert part is not None
+        self._held = b""
+        part.window = len(held)
+        count = fill(part, held)
+        if self._digesting is not None:
+            self._digesting.take_now(part, count)
+            self.total += count
+        else:
+            self._take(count)
+        if self._taken is not None and not self._taken.done():
+            self._taken.set_result(None)
+        self._hand_on()
+        if self._loan.part is part and part.shrunk and self._loan.has_earned():
+            self._promote()
+        self._join(not self._loan.is_slow(0))
+
+    def _promote(self) -> None:
+        """Have a whole buffer, or wait for it."""
+        if self.total == self._length:
+            return
+        if self._budget.waiting or not self._loan.promote():
+            self._flow.pause()
+            self._loan.wait_for_whole(self._capacity())
+
     def _take(self, count: int) -> None:
         """Hash `count` bytes at the tail of the part, where they lie, now or later."""
-        part = self._part
+        part = self._loan.part
         assert part is not None
         if self._digesting is not None:
             self._digesting.take(part, count)
@@ -240,14 +337,14 @@ class PartSink:
 
     def _hand_on(self) -> None:
         """Ship the part if it is full and not the last one, and look for the next one."""
-        part = self._part
+        part = self._loan.part
         assert part is not None
         at_end = self.total == self._length
         # A buffer that was lent for the end of a body is full, and yet too short to be a part.
         is_short = part.filled < self._part_size
         if part.room or (at_end and (self._keep_last or is_short)):
             return
-        self._part = None
+        self._loan.hand_over()
         self._shipper.ship(part)
         if not at_end:
             self._go_on()
@@ -256,37 +353,32 @@ class PartSink:
         """Look for the next part, or for what it has to wait for."""
         if self._waits():
             self._flow.pause()
-        elif self._budget.has_room(self._capacity(), self._part_size):
+        elif not self._loan.whole or self._budget.has_room(self._capacity(), self._part_size):
             self._flow.resume()
         else:
-            self._wait()
+            self._flow.pause()
+            self._loan.wait_for_whole(self._capacity())
 
     def _hashed(self) -> None:
         """The digest has caught up: go on, if that is what we waited for."""
-        if self._part is not None:
+        if self._ended or self._loan.waits:
+            return
+        if self._held:
+            self._take_held()
+        if self._loan.part is not None:
             self._resume()
-        elif not self._queued and not self._ended:
+        elif not self._loan.waits:
             self._go_on()
 
     def _resume(self) -> None:
         """Fill on, if there is a part and it is its turn."""
-        if self._part is not None and not self._queued and not self._must_digest:
+        if self._loan.part is not None and not self._loan.waits and not self.held_up:
             self._flow.resume()
 
-    @property
-    def _must_digest(self) -> bool:
-        return self._digesting is not None and self._digesting.must_wait
-
     def _waits(self) -> bool:
-        """Whether too many parts are on their way, or too many bytes are not hashed yet;
-        `part_done` or `_hashed` will tell."""
-        return not self._shipper.has_room or self._must_digest
-
-    def _wait(self) -> None:
-        self._flow.pause()
-        if not self._queued:
-            self._queued = True
-            self._budget.queue(self, to_grow=self._part is not None)
+        """Whether too many parts are on their way, or too many bytes, or such as have no memory
+        yet, are not hashed; `part_done` or `_hashed` will tell."""
+        return not self._shipper.has_room or self.held_up or bool(self._held)
 
 
 class DiscardSink:

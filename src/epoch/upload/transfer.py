@@ -61,13 +61,11 @@ class Transfer:
         `last`; the hasher has taken it after `digested`.
         """
         self.last = first
-        self._hashing.join()
         try:
             await body.into(lambda flow: self._make_sink(flow, body.length))
             if self._sink is not None:
                 await self._sink.settle()
         finally:
-            self._hashing.leave()
             if self._sink is not None:
                 self.last = self._sink.take_last()
                 self.received = self._sink.total

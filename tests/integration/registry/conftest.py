@@ -44,6 +44,9 @@ class NoFlow:
     def resume(self) -> None:
         pass
 
+    def unread(self) -> int:
+        return 0
+
     def fail(self, error: Exception) -> None:
         raise error
 
