@@ -55,6 +55,10 @@ class Holder(Protocol):
         """Bytes that it has of the budget."""
 
     @property
+    def wanted(self) -> int:
+        """Bytes of a small buffer that it waits for beyond that."""
+
+    @property
     def is_huge(self) -> bool:
         """Whether its part is so large that it cannot keep any of it while others wait."""
 
@@ -114,11 +118,12 @@ def _cut_small(slowest: list[Holder], shortage: Shortage) -> int:
         excess += shortage.small_limit // HEADROOM
     else:
         excess = min(excess, shortage.all)
-    freed = 0
+    freed = spared = 0
     for holder in slowest[:CUT_AT_ONCE]:
-        if freed >= excess:
+        if freed + spared >= excess:
             break
         freed += holder.mapped
+        spared += holder.wanted  # which nobody wants any more
         holder.refuse(too_slow())
     return freed
 

@@ -97,6 +97,11 @@ class Loan:
         return self.part.mapped if self.part is not None else 0
 
     @property
+    def wanted(self) -> int:
+        """See `Holder`."""
+        return self.need if self.waits and not self.in_turn else 0
+
+    @property
     def is_huge(self) -> bool:
         """See `Holder`."""
         return self._budget.is_huge(self.part_size)
