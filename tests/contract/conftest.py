@@ -10,14 +10,18 @@ import pytest
 from epoch.store.base import Store
 from epoch.store.directory import DirectoryStore
 from epoch.store.s3 import S3Store
+from tests.tools.memory import MemoryStore
 
 
-@pytest.fixture(params=["directory", "s3"])
+@pytest.fixture(params=["directory", "s3", "memory"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """An empty store; what a test leaves in it is removed."""
+    """An empty store; what a test leaves in it is removed. `memory` is a tool of other tests, which
+    may rely on it because it passes here."""
     made: Store
     if request.param == "directory":
         made = DirectoryStore(tmp_path / "store")
+    elif request.param == "memory":
+        made = MemoryStore()
     else:
         made = S3Store(request.getfixturevalue("s3_settings"))
     await made.check()
