@@ -134,7 +134,7 @@ class Crowd:
         rng = random.Random(9)
         async with Client(self.port) as client:
             while not self.over():
-                await asyncio.sleep(0.3)  # the collection is to find something too
+                await asyncio.sleep(0.6)  # the collection is to find something too
                 digest = digest_of(rng.choice(self.blobs))
                 self.erasing[digest] = float("inf")
                 answer = await client.request("DELETE", f"/v2/b/blobs/{digest}")

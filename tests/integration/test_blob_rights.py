@@ -255,12 +255,12 @@ async def test_what_manifests_name_is_looked_up_once(registry: Registry, place: 
     assert await registry.read("bob", "bob/x", BLOBS["bob/x"]) == 200
 
 
-async def test_a_tag_alone_makes_its_blobs_belong(registry: Registry, place: Path) -> None:
+async def test_what_is_not_proved_makes_no_blob_belong(registry: Registry, place: Path) -> None:
     store_as_go_server(place, "bob/x", BLOBS["bob/x"])
     store_as_go_server(place, "bob/x/nested", BLOBS["carol/x"])
-    for path in (place / "manifests/bob/x/_digests").iterdir():
-        path.unlink()
     (place / "manifests/bob/x/odd.json").write_bytes(digest_of(BLOBS["carol/x"]).encode())
+    [copy] = (place / "manifests/bob/x/nested/_digests").iterdir()
+    (place / "manifests/bob/x/damaged.json").write_bytes(copy.read_bytes())
     assert await registry.read("bob", "bob/x", BLOBS["bob/x"]) == 200
     assert await registry.read("bob", "bob/x", BLOBS["carol/x"]) == 404
 

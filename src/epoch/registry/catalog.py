@@ -1,13 +1,18 @@
 """The catalog: which repositories hold manifests.
 
-Listing `manifests/` costs one request per thousand manifests, so every repository has an empty
-marker object, `_catalog/<repository>/_`, and the catalog is a listing of those. In a bucket that
-was written without them they are made from the manifests once, and `_catalog/_complete` says so.
+Listing `manifests/` costs one request per thousand manifests, so every repository has a marker
+object, `_catalog/<repository>/_`, and the catalog is a listing of those. In a bucket that was
+written without them they are made from the manifests once, and `_catalog/_complete` says so.
+
+A push makes the marker before it writes a manifest, and a deletion removes it after it has found
+the repository empty. Where the two meet, the push writes it again: see `epoch.registry.deletions`,
+for which the marker holds a random token that each deletion replaces.
 """
 
 import asyncio
 import json
 import re
+import secrets
 from typing import Final
 
 from epoch.concurrently import for_each
@@ -15,7 +20,7 @@ from epoch.http.message import Request, Response
 from epoch.names import is_name
 from epoch.registry.listing import has_manifests, listed
 from epoch.registry.paging import page
-from epoch.store.base import Store
+from epoch.store.base import ObjectInfo, Store
 from epoch.store.readonly import unless_denied
 
 _PREFIX: Final = "_catalog/"
@@ -30,29 +35,37 @@ class Catalog:
         self._store = store
         self._scan = asyncio.Lock()
 
-    async def add(self, repository: str) -> None:
-        """Note that a repository holds a manifest. To be called after one was written.
+    async def marker(self, repository: str) -> ObjectInfo | None:
+        """The marker, or None where the repository holds nothing."""
+        return await self._store.head(marker_of(repository))
 
-        After, so that it cannot slip between the two looks of a concurrent `remove_if_empty`.
-        """
-        key = _marker(repository)
-        if await self._store.head(key) is None:
-            await self._store.put(key, b"")
+    async def mark(self, repository: str) -> ObjectInfo | None:
+        """Note that a repository holds a manifest, or is about to; the marker. None where a
+        deletion has just removed it again."""
+        found = await self.marker(repository)
+        if found is None:
+            await self._put(repository)
+            found = await self.marker(repository)
         else:
-            await self._store.make_durable([key])
+            await self._store.make_durable([found.key])
+        return found
+
+    async def renew(self, repository: str) -> None:
+        """Note that something was deleted: put the marker anew, or remove it where nothing is left.
+
+        In this order: of two deletions that look at once, the one that looks last removes it.
+        """
+        await self._put(repository)
+        if not await has_manifests(self._store, repository):
+            await self._store.delete(marker_of(repository))
+
+    async def _put(self, repository: str) -> None:
+        await self._store.put(marker_of(repository), secrets.token_hex(16).encode())
 
     async def has(self, repository: str) -> bool:
         """Whether anything was pushed to the repository, and not all of it deleted."""
-        marked = await self._store.head(_marker(repository)) is not None
+        marked = await self.marker(repository) is not None
         return marked or await has_manifests(self._store, repository)
-
-    async def remove_if_empty(self, repository: str) -> None:
-        """Note that a repository may have lost its last manifest."""
-        if await has_manifests(self._store, repository):
-            return
-        await self._store.delete(_marker(repository))
-        if await has_manifests(self._store, repository):
-            await self.add(repository)
 
     async def get(self, request: Request) -> Response:
         """The sorted names of the repositories that the caller may pull from, or a page of them."""
@@ -84,12 +97,13 @@ class Catalog:
                     if matched is not None and is_name(matched[1]):
                         found.add(matched[1])
             with unless_denied("markers of the catalog"):
-                await for_each(self.add, sorted(found))
+                await for_each(self.mark, sorted(found))
                 await self._store.put(_COMPLETE, b"")
                 found.clear()
         return found
 
 
-def _marker(repository: str) -> str:
+def marker_of(repository: str) -> str:
+    """The key of a repository's marker."""
     # Never `_catalog/<repository>` itself: in a directory it could not also hold nested ones.
     return f"{_PREFIX}{repository}/_"

@@ -1,24 +1,27 @@
 """Keeps `catalog.json` true for the Go server, whose dashboard is read off it. We never read it.
 
-It is one object that every writer rewrites without a condition, so this is best effort: changes
-are gathered and written in the background. Where the store fails they are kept and tried again.
-The object has a line for each tag of the whole registry, so it is rewritten in short steps between
-which requests are served, and the less often the longer that takes.
+It is one object that every writer rewrites without a condition: changes are gathered and written in
+the background, and where the store fails they are kept and tried again. What two writers take from
+one another, and what one that has died did not write, the next garbage collection mends. The object
+has a line for each tag of the whole registry, so it is rewritten in short steps between which
+requests are served, and the less often the longer that takes.
 """
 
 import asyncio
 import json
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Set
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from json.decoder import scanstring  # type: ignore[attr-defined] # the stubs lack it
 from typing import Any, Final
 
 from epoch import log
+from epoch.concurrently import for_each, off_loop
 from epoch.store import keys
-from epoch.store.base import Store, StoreError
+from epoch.store.base import ObjectTooLarge, Store, StoreError
 
 KEY: Final = "catalog.json"
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -42,8 +45,10 @@ _STEP_TAGS: Final = 64
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
-Changes = dict[tuple[str, str], bool]
-"""By repository and tag, whether the tag is there now."""
+Name = tuple[str, str]
+"""A repository and a tag."""
+Changes = dict[Name, bool]
+"""Whether the tag is there now."""
 Entry = dict[str, Any]
 """`tags`: a dict by tag; `updatedAt`."""
 
@@ -73,6 +78,29 @@ class Dashboard:
         if self._task is not None:
             await self._task
 
+    async def reconcile(self, tags: Set[Name], *, dry_run: bool = False) -> tuple[int, int]:
+        """Make the object name the tags that there are: how many it missed, and how many are gone.
+
+        `tags`: those that were there a while ago. Where it may be wrong, the tag is looked for.
+        """
+        try:
+            old = await self._store.get(KEY, MAX_BYTES) or b"{}"
+        except ObjectTooLarge:
+            return 0, 0
+        named = await off_loop(len(old), partial(names_in, old))
+        if named is None:
+            return 0, 0
+
+        async def look(name: Name) -> tuple[Name, bool]:
+            return name, await self._store.head(keys.manifest_by_tag(*name)) is not None
+
+        found = await for_each(look, sorted(named ^ tags))
+        changes = {name: present for name, present in found if present != (name in named)}
+        if changes and not dry_run:
+            await self._write(changes)
+        missed = sum(changes.values())
+        return missed, len(changes) - missed
+
     async def _run(self) -> None:
         pause = GATHER
         while self._changes:
@@ -98,7 +126,7 @@ class Dashboard:
     async def _write(self, changes: Changes) -> float:
         """Rewrite the object; returns the seconds that the loop spent on it."""
         old = await self._store.get(KEY, MAX_BYTES)
-        steps = rewritten(old, changes, datetime.now(UTC).isoformat())
+        steps = rewritten(old, changes, datetime.fromtimestamp(time.time(), UTC).isoformat())
         new, spent = await _in_steps(steps)
         if new is None:
             log.warn(f"{KEY} is not what the Go server writes; left as it is")
@@ -145,6 +173,17 @@ def rewritten(old: bytes | None, changes: Changes, now: str) -> Generator[None, 
             del repositories[repository]
         yield
     return (yield from _text(repositories, now))
+
+
+def names_in(old: bytes) -> set[Name] | None:
+    """The tags that are named in the text, or None where it cannot be understood."""
+    repositories: dict[str, Entry] = {}
+    try:
+        for _ in _read(old.decode(), repositories, ""):
+            pass
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return {(name, tag) for name, entry in repositories.items() for tag in entry["tags"]}
 
 
 def _read(text: str, repositories: dict[str, Entry], now: str) -> Generator[None, None, None]:

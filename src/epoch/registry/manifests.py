@@ -1,5 +1,10 @@
 """The handlers of `/v2/<name>/manifests/<reference>` (distribution-spec end-3, 7a, 7b, 9)."""
 
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from epoch.concurrently import both, for_each
@@ -7,15 +12,17 @@ from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.names import check_name, is_tag
-from epoch.registry import document, listing
-from epoch.registry.catalog import Catalog
+from epoch.registry import document
+from epoch.registry.catalog import Catalog, marker_of
 from epoch.registry.dashboard import Dashboard
+from epoch.registry.deletions import Deletions
 from epoch.registry.document import Document
 from epoch.registry.membership import Membership
 from epoch.registry.presence import check_present, confirm_present
-from epoch.registry.referrers import Referrers
+from epoch.registry.referrers import Referrers, entry_of
+from epoch.registry.stored import Stored, TagFinder
 from epoch.registry.tags import TagForms
-from epoch.registry.whole import Reserve, read_whole
+from epoch.registry.whole import Reserve
 from epoch.store import keys
 from epoch.store.base import Store
 from epoch.store.pins import Pins
@@ -24,13 +31,28 @@ _REMEMBERED: Final = 4096
 """Manifests whose media type is remembered: a quarter of the time of a GET goes to reading it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Push:
+    """A manifest that is stored, under its digest and these tags."""
+
+    repository: str
+    digest: Digest
+    tags: Sequence[str]
+    data: bytes
+    found: Document
+
+    @property
+    def key(self) -> str:
+        return keys.manifest_by_digest(self.repository, self.digest)
+
+
 class Manifests:
     """PUT, GET, HEAD and DELETE of manifests.
 
-    A manifest is written in this order: its entry as a referrer, its digest copy, its tags; and
-    deleted in the reverse order. Whatever is cut short in between, no tag stands for a manifest
-    that cannot be pulled by digest, and no referrer is missing from its index. There are no locks,
-    so a push and a deletion of the same manifest that run at once each look again at the end.
+    A manifest is written in this order: the repository's marker, its entry as a referrer, its
+    digest copy, its tags; and deleted in the reverse order. Whatever is cut short in between, no
+    tag stands for a manifest that cannot be pulled by digest, and no index misses it. What a push
+    and a deletion that run at once do to one another, `epoch.registry.deletions` settles.
     """
 
     def __init__(
@@ -42,6 +64,7 @@ class Manifests:
         max_size: int,
         pins: Pins | None = None,
         membership: Membership | None = None,
+        deletions: Deletions | None = None,
         *,
         sparse: bool = False,
     ) -> None:
@@ -53,7 +76,9 @@ class Manifests:
         self._referrers = referrers
         self._catalog = catalog
         self._dashboard = dashboard
+        self._deletions = deletions or Deletions(store, catalog)
         self._forms = TagForms(store)
+        self._stored = Stored(store, self._forms)
         self._max_size = max_size
         self._sparse = sparse
         self._types: dict[Digest, str] = {}
@@ -82,7 +107,11 @@ class Manifests:
         await check_present(
             self._store, self._pins, repository, found, strangers, sparse=self._sparse
         )
-        await self._write(repository, digest, tags, data, found)
+        push = _Push(repository, digest, tags, data, found)
+        watch = await self._deletions.watch(repository)
+        await self._write(push)
+        while not await watch.met_nothing() and await self._write_missing(push):
+            pass
         headers = [
             ("Location", f"/v2/{repository}/manifests/{digest}"),
             ("Docker-Content-Digest", str(digest)),
@@ -121,55 +150,62 @@ class Manifests:
         repository = check_name(name)
         asked = _parse(reference)
         if isinstance(asked, Digest):
-            await self._delete_manifest(repository, asked)
-            await self._catalog.remove_if_empty(repository)
+            deleting = asyncio.ensure_future(self._delete_manifest(repository, asked))
+            try:
+                await asyncio.shield(deleting)
+            except asyncio.CancelledError:
+                await asyncio.wait({deleting})  # half of it would keep pushes waiting
+                raise
         else:
             if await self._store.head(keys.manifest_by_tag(repository, asked)) is None:
                 raise await self._unknown(repository)
             await self._delete_tag(repository, asked)
         return Response(202)
 
-    async def _write(
-        self, repository: str, digest: Digest, tags: list[str], data: bytes, found: Document
-    ) -> None:
-        key = keys.manifest_by_digest(repository, digest)
-        await self._referrers.add(repository, digest, found, len(data))
-        await self._store.put(key, data)
-        await self._confirm_present(repository, found)
+    async def _write(self, push: _Push) -> None:
+        async def remember(tag: str) -> None:
+            await self._forms.remember(push.repository, tag, push.digest)
 
-        async def write_tag(tag: str) -> None:
-            await self._forms.remember(repository, tag, digest)
-            await self._store.put(keys.manifest_by_tag(repository, tag), data)
-            self._dashboard.changed(repository, tag, present=True)
+        async def write(tag: str) -> None:
+            await self._store.put(keys.manifest_by_tag(push.repository, tag), push.data)
+            self._dashboard.changed(push.repository, tag, present=True)
 
-        async def confirm() -> None:
-            if await self._store.head(key) is None:
-                await self._store.put(key, data)
-                await self._confirm_present(repository, found)
-            await self._referrers.add(repository, digest, found, len(data))
+        await self._referrers.add(push.repository, push.digest, push.found, len(push.data))
+        await both(self._store.put(push.key, push.data), for_each(remember, push.tags))
+        await confirm_present(
+            self._store, self._pins, push.repository, push.found, sparse=self._sparse
+        )
+        await for_each(write, push.tags)
 
-        await for_each(write_tag, tags)
-        await both(self._catalog.add(repository), confirm())
+    async def _write_missing(self, push: _Push) -> bool:
+        """Write again what deletions beside the push took; whether anything was missing. A tag that
+        stands for another manifest by now is not."""
 
-    async def _confirm_present(self, repository: str, found: Document) -> None:
-        await confirm_present(self._store, self._pins, repository, found, sparse=self._sparse)
+        async def missing(wanted: Sequence[str]) -> list[str]:
+            return [key for key in wanted if await self._store.head(key) is None]
+
+        once = [marker_of(push.repository), push.key]
+        if push.found.subject is not None:
+            once.append(entry_of(push.repository, push.found.subject, push.digest))
+        by_tag = {keys.manifest_by_tag(push.repository, tag): tag for tag in push.tags}
+        tags = [by_tag[key] for key in await missing(list(by_tag))]
+        if not tags and not await missing(once):
+            return False
+        await self._catalog.mark(push.repository)
+        await self._write(replace(push, tags=tags))
+        return True
 
     async def _find(
         self, repository: str, asked: Digest | str, reserve: Reserve
     ) -> tuple[bytes, Digest]:
         if isinstance(asked, Digest):
-            key = keys.manifest_by_digest(repository, asked)
-            data = await read_whole(lambda limit: self._store.get(key, limit), reserve)
-            if data is None:
-                raise await self._unknown(repository)
-            if Digest.of(data, asked.algorithm) != asked:
-                # Seen in buckets where anybody could push to `<repository>/_digests`.
-                raise RegistryError(Code.UNKNOWN, "the stored manifest is damaged: push it again")
-            return data, asked
-        tagged = await self._forms.read(repository, asked, reserve) if is_tag(asked) else None
-        if tagged is None:
+            data = await self._stored.by_digest(repository, asked, reserve)
+            found = None if data is None else (data, asked)
+        else:
+            found = await self._stored.by_tag(repository, asked, reserve) if is_tag(asked) else None
+        if found is None:
             raise await self._unknown(repository)
-        return tagged
+        return found
 
     async def _unknown(self, repository: str) -> RegistryError:
         known = await self._catalog.has(repository)
@@ -177,34 +213,34 @@ class Manifests:
 
     async def _delete_manifest(self, repository: str, digest: Digest) -> None:
         key = keys.manifest_by_digest(repository, digest)
-        data = await self._store.get(key, document.MAX_STORED)
-        if data is None:
+        copy = await self._store.fetch(key, document.MAX_STORED)
+        if copy is None:
             raise await self._unknown(repository)
-        await self._delete_tags_of(repository, digest, len(data))
-        await self._store.delete(key)
-        await self._delete_tags_of(repository, digest, len(data))
-        try:
-            found = await document.read(data)
-        except RegistryError:
-            return
-        if found.subject is not None:
-            await self._referrers.remove(repository, found.subject, digest)
-            if await self._store.head(key) is not None:
-                await self._referrers.add(repository, digest, found, len(data))
+        finder = TagFinder(self._store, self._stored, repository, digest, copy)
+        if finder.must_read:
+            await finder.find()  # so that little has to be read while pushes wait
 
-    async def _delete_tags_of(self, repository: str, digest: Digest, size: int) -> None:
-        async def delete_if_same(tag: str) -> None:
-            tagged = await self._forms.read(repository, tag)
-            if tagged is not None and tagged[1] == digest:
-                await self._delete_tag(repository, tag)
+        async def delete_tag(tag: str) -> None:
+            await self._delete_tag(repository, tag)
 
-        found = listing.tags(self._store, repository)
-        await for_each(delete_if_same, [tag async for tag, info in found if info.size == size])
+        async with self._deletions.announced(repository):
+            await for_each(delete_tag, await finder.find())
+            await self._store.delete(key)
+            subject = await _subject_of(copy[1])
+            if subject is not None:
+                await self._referrers.remove(repository, subject, digest)
 
     async def _delete_tag(self, repository: str, tag: str) -> None:
         await self._store.delete(keys.manifest_by_tag(repository, tag))
         await self._forms.forget(repository, tag)
         self._dashboard.changed(repository, tag, present=False)
+
+
+async def _subject_of(data: bytes) -> Digest | None:
+    try:
+        return (await document.read(data)).subject
+    except RegistryError:
+        return None
 
 
 def _parse(reference: str) -> Digest | str:

@@ -23,6 +23,7 @@ from epoch.digest import Digest
 from epoch.errors import RegistryError
 from epoch.registry import document
 from epoch.registry.listing import digests_prefix, listed, tags
+from epoch.registry.stored import Stored
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 from epoch.store.readonly import unless_denied
@@ -102,6 +103,7 @@ class _Manifests:
 
     def __init__(self, store: Store, repository: str) -> None:
         self._store = store
+        self._stored = Stored(store)
         self._repository = repository
         self.lock: Final = asyncio.Lock()
         self._read: set[int] = set()
@@ -138,7 +140,10 @@ class _Manifests:
                 yield info
 
     async def _look(self, info: ObjectInfo) -> None:
-        data = await self._store.get(info.key, document.MAX_STORED)
+        try:
+            data = await self._stored.at(info.key, self._repository)
+        except RegistryError:
+            return  # damaged: it names nothing, and may be read right the next time
         if data is not None:
             with suppress(RegistryError):  # whatever another writer has stored there
                 found = await document.read(data)

@@ -1,10 +1,11 @@
 """Which manifests name another one as their subject (distribution-spec, "Listing Referrers").
 
-Every referrer has its own small object, `referrers/<repository>/<subject>/<referrer>.json`, that
-holds its descriptor: no object has two writers. It is written before the manifest and deleted
-after it, and counts only while the manifest is there, so a push or a deletion that was cut short,
-or that another server made, leaves nothing false. Where manifests were written without such
-objects they are made once, and `referrers/<repository>/_complete` says so.
+Every referrer has its own small object, `referrers/<repository>/<subject>/<referrer>.json`: no
+object has two writers. It is written before the manifest and deleted after it, and counts only
+while the manifest is there, so a push or a deletion that was cut short, or that another server
+made, leaves nothing false. It holds the descriptor, for its size; what is answered is read off the
+manifest, which is proved by its digest. Where manifests were written without such objects they are
+made once, and `referrers/<repository>/_complete` says so.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from epoch.registry import document
 from epoch.registry.jsontext import parse_object
 from epoch.registry.listing import digest_of_key, digests_prefix, file_name, listed
 from epoch.registry.paging import next_link
+from epoch.registry.stored import Stored
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 from epoch.store.readonly import unless_denied
@@ -30,6 +32,8 @@ from epoch.store.readonly import unless_denied
 PAGE_BYTES: Final = 2 * 1024 * 1024
 """Descriptors in one answer. Common clients refuse an index above 4 MiB."""
 PAGE_COUNT: Final = 1000
+READS: Final = 32
+"""Manifests that are read for lists at once by a process: each may have some MiB."""
 
 Descriptor = dict[str, Any]
 
@@ -37,9 +41,11 @@ Descriptor = dict[str, Any]
 class Referrers:
     """The index of referrers, and the handler of `/v2/<name>/referrers/<digest>`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, stored: Stored | None = None) -> None:
         self._store = store
+        self._stored = stored or Stored(store)
         self._scans: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._reads = asyncio.Semaphore(READS)
 
     async def add(
         self, repository: str, digest: Digest, found: document.Document, size: int
@@ -48,11 +54,11 @@ class Referrers:
         if found.subject is not None:
             descriptor = found.descriptor(digest, size)
             data = json.dumps(descriptor, ensure_ascii=False, separators=(",", ":")).encode()
-            await self._store.put(_entry(repository, found.subject, digest), data)
+            await self._store.put(entry_of(repository, found.subject, digest), data)
 
     async def remove(self, repository: str, subject: Digest, digest: Digest) -> None:
         """Take a manifest out of the index. To be called after it is gone."""
-        await self._store.delete(_entry(repository, subject, digest))
+        await self._store.delete(entry_of(repository, subject, digest))
 
     async def get(self, request: Request, name: str, reference: str) -> Response:
         """The index of the referrers of a digest, which need not be here itself.
@@ -104,32 +110,31 @@ class Referrers:
 
     async def _read(self, repository: str, subject: Digest, digest: Digest) -> Descriptor | None:
         """The descriptor of an indexed referrer whose manifest is there."""
-        data, manifest = await both(
-            self._store.get(_entry(repository, subject, digest), document.MAX_STORED),
-            self._store.head(keys.manifest_by_digest(repository, digest)),
-        )
-        return None if data is None or manifest is None else _parse_descriptor(data)
+        read = await self._read_referrer(repository, digest)
+        if read is None or read[0].subject != subject:
+            return None
+        return read[0].descriptor(digest, read[1])
 
     async def _fallback(
         self, repository: str, subject: Digest, known: Container[Digest]
     ) -> list[Descriptor | None]:
         """What clients listed by themselves, under the tag `<algorithm>-<hex>`, while the
         registry had no such API ("Referrers Tag Schema"), and what is not indexed nor `known`."""
-        key = keys.manifest_by_tag(repository, file_name(subject))
-        data = await self._store.get(key, document.MAX_STORED)
-        if data is None:
+        tagged = await self._stored.by_tag(repository, file_name(subject))
+        if tagged is None:
             return []
 
         async def check(entry: Descriptor) -> Descriptor | None:
             digest = Digest.parse(entry["digest"])
             manifest, indexed = await both(
                 self._store.head(keys.manifest_by_digest(repository, digest)),
-                self._store.head(_entry(repository, subject, digest)),
+                self._store.head(entry_of(repository, subject, digest)),
             )
-            is_new = indexed is None and digest not in known
-            return entry if manifest is not None and is_new else None
+            if manifest is None or indexed is not None or manifest.size != entry["size"]:
+                return None
+            return None if digest in known else entry
 
-        return await for_each(check, _descriptors(data))
+        return await for_each(check, _descriptors(tagged[0]))
 
     async def _ensure_complete(self, repository: str) -> bool:
         """Make the index, where that was not done before; False where the store does not let us."""
@@ -141,42 +146,57 @@ class Referrers:
             if await self._store.head(marker) is not None:
                 return True
 
-            async def index(info: ObjectInfo) -> None:
-                if (read := await self._read_referrer(info)) is not None:
-                    await self.add(repository, *read)
+            async def index(info: ObjectInfo) -> bool:
+                digest = digest_of_key(info.key)
+                if digest is None or info.size > document.MAX_STORED:
+                    return True
+                return await self.index(repository, digest)
 
             with unless_denied("the index of referrers"):
-                if await for_each(index, self._store.list(digests_prefix(repository))):
-                    # Reading must not leave an object behind for every name that somebody makes up.
+                done = await for_each(index, self._store.list(digests_prefix(repository)))
+                # Reading must not leave an object behind for every name that somebody makes up; and
+                # what was damaged may be read right the next time.
+                if done and all(done):
                     await self._store.put(marker, b"")
                 return True
         return False
+
+    async def index(self, repository: str, digest: Digest) -> bool:
+        """Index a manifest that is stored, if it has a subject; whether it could be read."""
+        try:
+            read = await self._read_referrer(repository, digest)
+        except RegistryError:
+            return False
+        if read is not None:
+            await self.add(repository, digest, *read)
+        return True
 
     async def _unindexed(self, repository: str, subject: Digest) -> dict[Digest, Descriptor]:
         """The same from all manifests of a repository, in the order of the index."""
         found: dict[Digest, Descriptor] = {}
 
         async def look(info: ObjectInfo) -> None:
-            read = await self._read_referrer(info)
-            if read is not None and read[1].subject == subject:
-                digest, said, size = read
-                found[digest] = said.descriptor(digest, size)
+            digest = digest_of_key(info.key)
+            if digest is None or info.size > document.MAX_STORED:
+                return
+            read = await self._read_referrer(repository, digest)
+            if read is not None and read[0].subject == subject:
+                found[digest] = read[0].descriptor(digest, read[1])
 
         await for_each(look, self._store.list(digests_prefix(repository)))
         return {digest: found[digest] for digest in sorted(found, key=file_name)}
 
     async def _read_referrer(
-        self, info: ObjectInfo
-    ) -> tuple[Digest, document.Document, int] | None:
-        """A manifest's digest, what it says, and its size, where it may have a subject."""
-        digest = digest_of_key(info.key)
-        if digest is None or info.size > document.MAX_STORED:
-            return None
-        data = await self._store.get(info.key, document.MAX_STORED)
-        if data is None or b'"subject"' not in data or Digest.of(data, digest.algorithm) != digest:
+        self, repository: str, digest: Digest
+    ) -> tuple[document.Document, int] | None:
+        """What a manifest says, and its size, where it may have a subject; UNKNOWN (500) where it
+        is damaged."""
+        async with self._reads:
+            data = await self._stored.by_digest(repository, digest)
+        if data is None or b'"subject"' not in data:
             return None
         try:
-            return digest, await document.read(data), len(data)
+            return await document.read(data), len(data)
         except RegistryError:
             return None
 
@@ -210,13 +230,6 @@ def _answer(
     return Response(200, headers, body)
 
 
-def _parse_descriptor(data: bytes) -> Descriptor | None:
-    try:
-        return parse_object(data)
-    except ValueError:
-        return None
-
-
 def _descriptors(data: bytes) -> Iterable[Descriptor]:
     """The usable descriptors of an index that a client wrote."""
     try:
@@ -230,9 +243,24 @@ def _descriptors(data: bytes) -> Iterable[Descriptor]:
     return found.values()
 
 
+def entry_for(manifest: str, data: bytes) -> str | None:
+    """The key of the entry of a manifest with these bytes at the key `manifest`: where that is a
+    digest copy, and it has a subject."""
+    repository, copies, _ = manifest.removeprefix("manifests/").rpartition("/_digests/")
+    digest = digest_of_key(manifest)
+    if not copies or digest is None or b'"subject"' not in data:
+        return None
+    try:
+        subject = document.parse(data).subject
+    except RegistryError:
+        return None
+    return None if subject is None else entry_of(repository, subject, digest)
+
+
 def _entries(repository: str, subject: Digest) -> str:
     return f"referrers/{repository}/{file_name(subject)}/"
 
 
-def _entry(repository: str, subject: Digest, digest: Digest) -> str:
+def entry_of(repository: str, subject: Digest, digest: Digest) -> str:
+    """The key of a referrer's entry."""
     return f"{_entries(repository, subject)}{file_name(digest)}.json"

@@ -1,7 +1,6 @@
 """The list of tags, and the digest form that a tag was made with."""
 
 import json
-import time
 from typing import Final
 
 from epoch.digest import Digest
@@ -11,16 +10,9 @@ from epoch.names import check_name
 from epoch.registry import listing
 from epoch.registry.catalog import Catalog
 from epoch.registry.paging import page
-from epoch.registry.whole import Reserve, read_whole
-from epoch.store import keys
-from epoch.store.base import ObjectInfo, Store
+from epoch.store.base import Store
 
 _MAX_FORM: Final = 1024
-_REMEMBERED: Final = 4096
-"""Tags whose form is remembered; the one that was seen first goes first."""
-_SETTLED: Final = 5.0
-"""Seconds from which on an object is told from its successor by its time, which may be counted in
-whole seconds by a clock that is not quite ours."""
 
 
 class Tags:
@@ -47,52 +39,26 @@ class Tags:
 
 
 class TagForms:
-    """What tags stand for: mostly the sha256 digest of their bytes, or else of the algorithm that
-    they were pushed by (`PUT manifests/sha512:...?tag=`).
+    """The digests of tags that were pushed by another algorithm than sha256
+    (`PUT manifests/sha512:...?tag=`).
 
     The tag's object must be the manifest's bytes and nothing else, so the digest lies beside it,
     at `_tags/<repository>/_/<tag>`. It only counts while it is the digest of those bytes, so one
-    that is out of date does no harm.
-
-    A form is written before the object that it is for, so what was seen of it after that object
-    holds for as long as the object is there: it is remembered, and most reads of a tag are one
-    read of the store.
+    that is out of date does no harm, and where it is missing the tag stands for the copy that is
+    there. A form is written before the object that it is for, so what was seen of it after that
+    object holds for as long as the object is there.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._seen: dict[tuple[str, str], tuple[ObjectInfo, str | None]] = {}
 
-    async def read(
-        self, repository: str, tag: str, reserve: Reserve | None = None
-    ) -> tuple[bytes, Digest] | None:
-        """The bytes of a tagged manifest and the digest that the tag stands for, or None.
-        `reserve`: see `read_whole`."""
-        key = keys.manifest_by_tag(repository, tag)
-        found = await read_whole(lambda limit: self._store.fetch(key, limit), reserve)
-        if found is None:
-            return None
-        info, data = found
-        form = await self._form(repository, tag, info)
-        if form is not None:
-            digest = Digest.of(data, "sha512")
-            if str(digest) == form:
-                return data, digest
-        return data, Digest.of(data)
-
-    async def _form(self, repository: str, tag: str, info: ObjectInfo) -> str | None:
-        name = (repository, tag)
-        seen = self._seen.get(name)
-        if seen is not None and seen[0] == info:
-            return seen[1]
+    async def read(self, repository: str, tag: str) -> Digest | None:
+        """The form of a tag, or None: sha256."""
         data = await self._store.get(_form_key(repository, tag), _MAX_FORM)
-        form = None if data is None else data.decode("ascii", "replace")
-        if info.modified < time.time() - _SETTLED:
-            self._seen.pop(name, None)
-            self._seen[name] = (info, form)
-            if len(self._seen) > _REMEMBERED:
-                del self._seen[next(iter(self._seen))]
-        return form
+        try:
+            return None if data is None else Digest.parse(data.decode("ascii", "replace"))
+        except RegistryError:
+            return None
 
     async def remember(self, repository: str, tag: str, digest: Digest) -> None:
         """To be called, and waited for, before the tag is written."""

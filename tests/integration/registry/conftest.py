@@ -17,6 +17,7 @@ from epoch.errors import Code, RegistryError
 from epoch.http.message import BodySink, BodyStream, Flow, Request, Response
 from epoch.registry.catalog import Catalog
 from epoch.registry.dashboard import Dashboard
+from epoch.registry.deletions import WAITS, Deletions, Waits
 from epoch.registry.manifests import Manifests
 from epoch.registry.membership import Membership
 from epoch.registry.presence import References
@@ -81,13 +82,28 @@ class HeldBody:
 class House:
     """The handlers over one store, and what a client would do with them."""
 
-    def __init__(self, store: Store, times: Times = QUICK) -> None:
+    def __init__(
+        self,
+        store: Store,
+        times: Times = QUICK,
+        *,
+        dashboard: Dashboard | None = None,
+        waits: Waits = WAITS,
+    ) -> None:
         self.store = store
         pins = Pins(store, times)
         self.referrers = Referrers(store)
         self.catalog = Catalog(store)
-        self.dashboard = Dashboard(store)
-        self.manifests = Manifests(store, self.referrers, self.catalog, self.dashboard, 4096, pins)
+        self.dashboard = dashboard or Dashboard(store)
+        self.manifests = Manifests(
+            store,
+            self.referrers,
+            self.catalog,
+            self.dashboard,
+            4096,
+            pins,
+            deletions=Deletions(store, self.catalog, waits),
+        )
         self.tags = Tags(store, self.catalog)
         self.membership = Membership(store)
         self.blobs = Blobs(store, References(store).search, self.membership.has, pins=pins)

@@ -27,7 +27,7 @@ DIGEST = Digest.of(LAYER)
 
 FIRST_STEP = 2
 """The step of the collection before which a push cannot matter: it has not read a manifest yet."""
-LAST_STEP = 16
+LAST_STEP = 18
 """The step by which its only sweep is over."""
 MAX_STEPS = 20
 """As many steps as a push has that need not wait."""

@@ -14,18 +14,24 @@ from typing import Final
 
 from epoch.concurrently import for_each
 from epoch.names import is_name
+from epoch.registry import deletions
 from epoch.registry.catalog import Catalog
+from epoch.registry.dashboard import Dashboard
 from epoch.registry.garbage.batches import batches
 from epoch.registry.garbage.named import Named
 from epoch.registry.garbage.report import Progress, Report
 from epoch.registry.listing import digest_of_key, digests_prefix, has_manifests, listed
+from epoch.registry.referrers import Referrers
 from epoch.store import keys
 from epoch.store.base import Store
 
 _ENTRY: Final = re.compile(r"referrers/(.+)/(sha(?:256|512)-[0-9a-f]+)/([^/]+\.json)")
+_COPY: Final = re.compile(r"manifests/(.+)/_digests/[^/]+", re.DOTALL)
 _MARKER: Final = re.compile(r"_catalog/(.+)/_")
 _SCANNED: Final = re.compile(r"referrers/(.+)/_complete")
 _BATCH: Final = 1000
+_DEAD: Final = 3600.0
+"""Seconds after which no deletion is under way, whatever the clocks say."""
 _MAX_ENTRY: Final = 8 * 1024 * 1024
 
 
@@ -38,16 +44,19 @@ class Index:
         self._report = report
         self._min_age = min_age
         self._catalog = Catalog(store)
+        self._referrers = Referrers(store)
+        self._deletions = deletions.Deletions(store, self._catalog)
 
     async def collect(self, progress: Progress, *, dry_run: bool) -> None:
         """Remove them all, or with `dry_run` only count them. To be called when `named` is read.
 
-        Also notes repositories that the catalog misses, since another writer pushed them.
-        `StoreError` where the list of manifests was wrong.
+        Also adds what the indexes miss, since another writer pushed it, or a push has died: the
+        markers of repositories, the entries of referrers, and tags in `catalog.json`. `StoreError`
+        where the list of manifests was wrong.
         """
         if not dry_run:
             missed = [name for name in sorted(self._named.repositories) if is_name(name)]
-            await for_each(self._catalog.add, missed)
+            await for_each(self._catalog.mark, missed)
 
         async def remove(key: str) -> None:
             if await self._is_needed(key):
@@ -59,6 +68,25 @@ class Index:
         for prefix in ("referrers/", "_catalog/"):
             async for batch in batches(self._old(prefix, progress), _BATCH):
                 await for_each(remove, batch)
+        tags = await self._named.manifests.tags()
+        _, gone = await Dashboard(self._store).reconcile(tags, dry_run=dry_run)
+        self._report.entries += gone
+        if not dry_run:
+            await for_each(self._index_missed, list(self._named.referrers.values()))
+            await for_each(self._store.delete, self._old_notes())
+
+    async def _index_missed(self, manifest: str) -> None:
+        matched = _COPY.fullmatch(manifest)
+        digest = digest_of_key(manifest)
+        if matched is not None and digest is not None:
+            await self._referrers.index(matched[1], digest)
+
+    async def _old_notes(self) -> AsyncIterator[str]:
+        """The keys of the notes of deletions that died long ago."""
+        oldest = time.time() - max(self._min_age, _DEAD)
+        async for info in self._store.list(deletions.PREFIX):
+            if info.modified < oldest:
+                yield info.key
 
     async def _old(self, prefix: str, progress: Progress) -> AsyncIterator[str]:
         """The keys of what was written long ago, and whose manifest was not seen."""
@@ -67,14 +95,18 @@ class Index:
         async for info in self._store.list(prefix):
             count += 1
             progress(f"entries of {prefix}", count)
-            if info.modified < oldest and not self._was_seen(info.key):
-                yield info.key
+            self._named.referrers.pop(info.key, None)  # it is not missed
+            if (
+                info.modified < oldest
+                and _repository_of(key := info.key)
+                and not self._was_seen(key)
+            ):
+                yield key
 
     def _was_seen(self, key: str) -> bool:
         if (manifest := _manifest_of(key)) is not None:
             return self._named.manifests.has_object(manifest)
-        repository = _repository_of(key)
-        return repository is None or repository in self._named.repositories
+        return _repository_of(key) in self._named.repositories
 
     async def _is_needed(self, key: str) -> bool:
         """Whether it is needed now, at a second look, which must fit the first."""
@@ -82,24 +114,25 @@ class Index:
             await self._named.manifests.look_for([manifest])
             return self._named.manifests.has_object(manifest)
         repository = _repository_of(key)
-        if repository is not None and not await has_manifests(self._store, repository):
+        if not await has_manifests(self._store, repository):
             return False
-        if repository is not None and repository not in self._named.repositories:
+        if repository not in self._named.repositories:
             async with listed(self._store, keys.manifests(repository)) as infos:
                 async for info in infos:
                     await self._named.manifests.look_for([info.key])
         return True
 
     async def _remove(self, key: str) -> None:
-        if _MARKER.fullmatch(key):
-            await self._catalog.remove_if_empty(_MARKER.fullmatch(key)[1])  # type: ignore[index]
-            return
-        data = await self._store.get(key, _MAX_ENTRY)
-        await self._store.delete(key)
-        # A push writes the manifest, then this entry once more. Where that lay between our look
-        # and our deletion, the entry has to come back.
-        if data is not None and _manifest_of(key) and await self._is_needed(key):
-            await self._store.put(key, data)
+        repository = _repository_of(key)
+        async with self._deletions.announced(repository):
+            # A marker goes, if it still should, when this deletion ends.
+            if _MARKER.fullmatch(key) or await self._is_needed(key):
+                return
+            data = await self._store.get(key, _MAX_ENTRY)
+            await self._store.delete(key)
+            # A push that died between our two looks does not write its entry again.
+            if data is not None and _manifest_of(key) and await self._is_needed(key):
+                await self._store.put(key, data)
 
 
 def _manifest_of(key: str) -> str | None:
@@ -110,7 +143,7 @@ def _manifest_of(key: str) -> str | None:
     return f"{digests_prefix(found[1])}{found[3]}"
 
 
-def _repository_of(key: str) -> str | None:
-    """The repository that a marker stands for."""
-    found = _MARKER.fullmatch(key) or _SCANNED.fullmatch(key)
-    return found[1] if found is not None else None
+def _repository_of(key: str) -> str:
+    """The repository that an entry, or a marker, belongs to; "" for any other key."""
+    found = _ENTRY.fullmatch(key) or _MARKER.fullmatch(key) or _SCANNED.fullmatch(key)
+    return found[1] if found is not None else ""

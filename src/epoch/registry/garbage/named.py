@@ -11,6 +11,7 @@ from epoch.digest import Digest
 from epoch.registry.garbage.proof import repository_of
 from epoch.registry.garbage.reader import ManifestReader
 from epoch.registry.garbage.report import Progress
+from epoch.registry.referrers import entry_for
 from epoch.store.base import Store
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
@@ -21,8 +22,8 @@ class Named:
 
     Every digest in a manifest's text counts, wherever it stands and whatever the rest looks like:
     naming too much only keeps a blob. Digest copies and tags are read alike: after another writer
-    they need not hold the same bytes. Memory: about 130 bytes for each distinct digest, beside
-    that of `ManifestReader`.
+    they need not hold the same bytes. Memory: about 130 bytes for each distinct digest and 700 for
+    each manifest with a subject, beside that of `ManifestReader`.
     """
 
     def __init__(self, store: Store, progress: Progress) -> None:
@@ -30,6 +31,8 @@ class Named:
         """What reads them: to be told to, before anything is concluded from what is not named."""
         self.repositories: set[str] = set()
         """Those that hold any manifest. Names are not checked."""
+        self.referrers: dict[str, str] = {}
+        """The entries that the index of referrers should have, and the manifests they stand for."""
         self._digests: set[bytes] = set()
 
     def __contains__(self, digest: Digest) -> bool:
@@ -39,6 +42,9 @@ class Named:
         repository = repository_of(key)
         if repository is not None:
             self.repositories.add(repository)
+        entry = entry_for(key, data)
+        if entry is not None:
+            self.referrers[entry] = key
         for digest in digests_in(data):
             self._digests.add(bytes.fromhex(digest.partition(":")[2]))
 

@@ -75,6 +75,10 @@ class ManifestReader:
         """Whether that object was seen, and not gone at the last look."""
         return key in self._seen
 
+    async def tags(self) -> set[tuple[str, str]]:
+        """Repository and tag of all the objects that stand for one."""
+        return await off_loop(100 * len(self._seen), partial(_tags_of, self._seen))
+
     async def look_for(self, unlisted: Iterable[str]) -> None:
         """Look for objects that the last list did not have. Those that came after it are read;
         `StoreError` where the list should have had one."""
@@ -113,6 +117,11 @@ class ManifestReader:
         """Hand it on; returns the objects that it speaks for."""
         self._take(key, data)
         return list(_spoken_for(key, data))
+
+
+def _tags_of(objects: Iterable[str]) -> set[tuple[str, str]]:
+    found = ((repository_of(key), tag_of(key)) for key in objects)
+    return {(repository, tag) for repository, tag in found if repository and tag}
 
 
 def _spoken_for(key: str, data: bytes) -> Iterator[str]:
