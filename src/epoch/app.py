@@ -278,17 +278,21 @@ async def _collect(settings: Settings, progress: Progress, dry_run: bool) -> Rep
             if not collector.sweeping:
                 task.cancel()
 
-        loop = asyncio.get_running_loop()
         # A collection that is killed within a sweep leaves an announcement that holds up pushes.
-        # One that was started with nohup(1) goes on when its terminal is closed.
-        goes_on = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        signals.handle(loop.add_signal_handler, (lambda: None) if goes_on else stop)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
+        _when_told_to_end(stop)
         await asyncio.wait({task})
         return None if task.cancelled() or collector.stopped else task.result()
     finally:
         await store.close()
+
+
+def _when_told_to_end(stop: Callable[[], object]) -> None:
+    """Call `stop` on SIGTERM, SIGINT, and where the terminal is closed without nohup(1)."""
+    add = asyncio.get_running_loop().add_signal_handler
+    goes_on = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    signals.handle(add, (lambda: None) if goes_on else stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        add(number, stop)
 
 
 def verify(
@@ -300,18 +304,18 @@ def verify(
     parallel: int,
     remove: bool,
 ) -> Verified:
-    """Read all blobs and manifests back; `failure` says why it did not come to its end, by
-    SIGTERM, SIGINT or the store. `StoreError` where that cannot be opened."""
+    """Read all blobs and manifests back; `failure` says why it did not come to its end, by a
+    signal or the store. `StoreError` where that cannot be opened."""
     log.configure(settings.log_level)
 
     async def run() -> Verified:
+        _warn_of_unread(settings.store)
         store = open_store(settings.store)
         try:
             await _check_readable(store)
             verifier = Verifier(store, parallel=parallel, remove=remove)
             task = asyncio.create_task(verifier.run(after, progress, found))
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+            _when_told_to_end(task.cancel)
             try:
                 await task
             except asyncio.CancelledError:

@@ -133,15 +133,16 @@ def test_a_bucket_that_was_meant_is_not_missed_in_silence(tmp_path: Path, worker
         server.stop()
     finally:
         server.kill()
-    done = subprocess.run(
-        [sys.executable, "-m", "epoch", "gc"],
-        env=environment(tmp_path / "data", AWS),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    assert done.stderr.count(WARNING) == 1
+    for command in ("gc", "verify"):
+        done = subprocess.run(
+            [sys.executable, "-m", "epoch", command],
+            env=environment(tmp_path / "data", AWS),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        assert done.stderr.count(WARNING) == 1
 
 
 def test_a_bucket_that_is_named_is_meant(s3_settings: S3Settings, tmp_path: Path) -> None:

@@ -220,10 +220,11 @@ async def test_a_blob_that_was_healed_meanwhile_is_not_removed(
     assert await store.get(keys.blob(digest), 100) == b"right"
 
 
-def test_it_ends_in_order_and_can_be_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_ends_in_order_and_can_be_gone_on_with(tmp_path: Path, number: signal.Signals) -> None:
     content = os.urandom(30 << 20)
-    for number in range(12):
-        data = content + b"%d" % number
+    for count in range(12):
+        data = content + b"%d" % count
         path = tmp_path / keys.blob(Digest.of(data))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -238,7 +239,7 @@ def test_it_ends_in_order_and_can_be_gone_on_with(tmp_path: Path) -> None:
     while int(Path(f"/proc/{process.pid}/io").read_text().split()[1]) < 60 << 20:
         assert process.poll() is None
         time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert len(err.splitlines()) == 1
