@@ -19,7 +19,7 @@ from tests.tools.client import Client, digest_of, head, request
 from tests.tools.fixtures import StartServer
 from tests.tools.machine import program
 from tests.tools.running import PART, eventually
-from tests.tools.server import Server, environment
+from tests.tools.server import Server, environment, without_nohup
 
 pytestmark = pytest.mark.parametrize("place", ["directory"], indirect=True)
 
@@ -82,17 +82,30 @@ async def test_workers_and_their_parent_go_on(
     assert "a worker died" not in server.log()
 
 
+SLOWLY = """
+from epoch.cli.main import main
+from epoch.store.pins import TIMES
+object.__setattr__(TIMES, "announce", 3.0)
+main()
+"""
+"""A collection stays amid its deletions for so long."""
+
+
 def start(place: Path, *before: str, command: str = "serve") -> subprocess.Popen[str]:
     """A command of ours, of which not a word is read yet."""
-    arguments = {"serve": ["--addr", "127.0.0.1:0"], "gc": []}[command]
-    return subprocess.Popen(
-        [*before, sys.executable, "-m", "epoch", command, *arguments],
-        env=environment(place),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = {
+        "serve": ["-m", "epoch", "serve", "--addr", "127.0.0.1:0"],
+        "gc": ["-c", SLOWLY, "gc"],
+    }
+    with without_nohup():
+        return subprocess.Popen(
+            [*before, sys.executable, *arguments[command]],
+            env=environment(place),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -159,7 +172,7 @@ def test_a_collection_ends_in_order_or_goes_on(
     os.utime(blob, (0, 0))
     with start(place, *map(program, before), command="gc") as process:
         try:
-            # Amid its deletions: it then waits for two seconds.
+            # Amid its deletions.
             wait_until(lambda: bool([*(place / "_gc/sweeps").glob("*")]))
             process.send_signal(number)
             _, error = process.communicate(timeout=30)

@@ -28,7 +28,7 @@ from tests.tools.failing import Failing
 from tests.tools.fixtures import open_place
 from tests.tools.lying import CONTENT_LIES, MISSING, Lie, Lying
 from tests.tools.running import Running
-from tests.tools.server import environment
+from tests.tools.server import environment, without_nohup
 
 __all__ = ["store"]
 
@@ -228,13 +228,14 @@ def test_it_ends_in_order_and_can_be_gone_on_with(tmp_path: Path, number: signal
         path = tmp_path / keys.blob(Digest.of(data))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "epoch", "verify", "--parallel", "1"],
-        env=environment(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with without_nohup():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "epoch", "verify", "--parallel", "1"],
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     # Some of it is read, and not all.
     while int(Path(f"/proc/{process.pid}/io").read_text().split()[1]) < 60 << 20:
         assert process.poll() is None

@@ -257,14 +257,14 @@ class Run:
             assert task is not None
             return f"{TOKEN}{self._name}-{'.'.join(map(str, self.loop.lanes[task].path))}"
 
-        before = time.time, time.monotonic, secrets.token_hex
+        before = time.time, time.monotonic, time.perf_counter, secrets.token_hex
         time.time = lambda: NOW
-        time.monotonic = lambda: self.loop.now
+        time.monotonic = time.perf_counter = lambda: self.loop.now
         secrets.token_hex = token_hex
         try:
             yield
         finally:
-            time.time, time.monotonic, secrets.token_hex = before
+            time.time, time.monotonic, time.perf_counter, secrets.token_hex = before
 
 
 async def _await(awaitable: Awaitable[object]) -> object:

@@ -1,6 +1,6 @@
 """`epoch` with a short wait before a deletion: `python -m tests.tools.quick serve ...`.
 
-DELETE of a blob waits two seconds for requests beside it (`epoch.store.pins`). Suites that delete
+DELETE of a blob waits half a second for requests beside it (`epoch.store.pins`). Suites that delete
 some hundred blobs one after another, with nothing beside it, would do nothing else.
 """
 

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
@@ -18,6 +19,16 @@ from epoch.config import S3Settings
 _READY: Final = re.compile(r" info ready addr=127\.0\.0\.1:(\d+) store=")
 _START_SECONDS: Final = 20.0
 STOP_SECONDS: Final = 20.0
+
+
+@contextmanager
+def without_nohup() -> Iterator[None]:
+    """Children that are started within take SIGHUP as usual: the tests may run under nohup(1)."""
+    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, ours)
 
 
 def environment(store: S3Settings | Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:

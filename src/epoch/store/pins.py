@@ -106,8 +106,8 @@ class Times:
     """
 
     young: float = 900.0
-    view: float = 1.0
-    announce: float = 2.0
+    view: float = 0.25
+    announce: float = 0.5
     sweep: float = 300.0
     valid: float = 1800.0
     patience: float = 20.0
