@@ -85,6 +85,6 @@ $(DEPS): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt --editable '.[test,lint]'
 	touch $@
 
-$(BUILT): $(DEPS) setup.py src/epoch/_fastio.pyx $(wildcard src/epoch/*.c src/epoch/*.h)
+$(BUILT): $(DEPS) setup.py src/epoch/_fastio.pyx $(wildcard src/epoch/native/*)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@

@@ -8,8 +8,12 @@ setup(
         [
             Extension(
                 "epoch._fastio",
-                ["src/epoch/_fastio.pyx", "src/epoch/_sha256.c", "src/epoch/_sha256_lanes.c"],
-                depends=["src/epoch/_sha256.h", "src/epoch/_sha256_lanes.h"],
+                [
+                    "src/epoch/_fastio.pyx",
+                    "src/epoch/native/sha256.c",
+                    "src/epoch/native/sha256_lanes.c",
+                ],
+                depends=["src/epoch/native/sha256.h", "src/epoch/native/sha256_lanes.h"],
                 extra_compile_args=["-O3"],
             )
         ],

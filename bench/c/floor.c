@@ -11,7 +11,7 @@
 #include <getopt.h>
 #include <sys/mman.h>
 
-#include "_sha256_lanes.h"
+#include "sha256_lanes.h"
 
 enum { RECEIVES_PER_TURN = 16, EVENTS = 64 };
 

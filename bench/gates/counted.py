@@ -25,8 +25,8 @@ from epoch.http import head
 from epoch.http.body import RequestBody
 from epoch.http.message import Request, Response
 from epoch.http.response import render_head
-from epoch.store.directory import DirectoryStore
-from epoch.store.s3_sign import Signer
+from epoch.store.directory.store import DirectoryStore
+from epoch.store.s3.signing import Signer
 
 WARM: Final = 60
 """Calls beforehand: CPython specializes code that has run a few times."""

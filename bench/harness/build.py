@@ -9,12 +9,16 @@ from typing import Final
 BENCH: Final = Path(__file__).resolve().parents[1]
 _SOURCE: Final = BENCH / "c"
 _BINARIES: Final = BENCH / "bin"
-_EPOCH: Final = BENCH.parent / "src" / "epoch"
+_NATIVE: Final = BENCH.parent / "src" / "epoch" / "native"
 
 # The floor hashes with the server's own code, so that a ratio to it says what everything but the
 # hash costs; that the hash itself is fast is held by `gates/test_bytes.py`.
 _PROGRAMS: Final[dict[str, list[Path]]] = {
-    "floor": [_SOURCE / "floor.c", _EPOCH / "_sha256.c", _EPOCH / "_sha256_lanes.c"],
+    "floor": [
+        _SOURCE / "floor.c",
+        _NATIVE / "sha256.c",
+        _NATIVE / "sha256_lanes.c",
+    ],
     "discard_s3": [_SOURCE / "discard_s3.c"],
     "load": [_SOURCE / "load.c"],
     "relay": [_SOURCE / "relay.c"],
@@ -24,8 +28,8 @@ _PROGRAMS: Final[dict[str, list[Path]]] = {
 _HEADERS: Final = [
     _SOURCE / "net.h",
     _SOURCE / "tls.h",
-    _EPOCH / "_sha256.h",
-    _EPOCH / "_sha256_lanes.h",
+    _NATIVE / "sha256.h",
+    _NATIVE / "sha256_lanes.h",
 ]
 _OPENSSL: Final = ["-lssl", "-lcrypto"]
 
@@ -39,7 +43,7 @@ def program(name: str, *, tls: bool = False) -> Path:
     newest = max(path.stat().st_mtime for path in [*sources, *_HEADERS])
     if not binary.exists() or binary.stat().st_mtime < newest:
         _BINARIES.mkdir(exist_ok=True)
-        flags = ["-O3", "-std=gnu11", "-Wall", "-Wextra", f"-I{_EPOCH}"]
+        flags = ["-O3", "-std=gnu11", "-Wall", "-Wextra", f"-I{_NATIVE}"]
         flags += ["-DBENCH_TLS"] if tls else []
         libraries = _OPENSSL if tls else []
         subprocess.run([*_compiler(), *flags, "-o", binary, *sources, *libraries], check=True)

@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memmove
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
 
-cdef extern from "_sha256.h" nogil:
+cdef extern from "native/sha256.h" nogil:
     ctypedef struct epoch_sha256:
         uint32_t h[8]
         uint64_t length
@@ -29,7 +29,7 @@ cdef extern from "_sha256.h" nogil:
     void epoch_sha256_final(const epoch_sha256 *ctx, uint8_t *digest)
     epoch_sha256_blocks epoch_sha256_find(const char *name)
 
-cdef extern from "_sha256_lanes.h" nogil:
+cdef extern from "native/sha256_lanes.h" nogil:
     ctypedef struct epoch_sha256_lane:
         epoch_sha256 *ctx
         const uint8_t *data

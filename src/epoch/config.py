@@ -36,7 +36,7 @@ _ORIGIN: Final = re.compile(r"\*|https?://[a-z0-9.\-_\[\]:]+", re.ASCII)
 """As browsers write it: in lower case."""
 
 MIN_GARBAGE_AGE: Final = 3600.0
-"""Seconds below which nothing is garbage; `epoch.store.pins` says what it has to hold."""
+"""Seconds below which nothing is garbage; `epoch.garbage.pins` says what it has to hold."""
 
 MAX_STORE_PATIENCE: Final = 600.0
 """Seconds."""
@@ -105,7 +105,7 @@ class StoreSettings:
     """Seconds for which a call to the bucket is repeated after its first failure that may pass."""
 
     def __post_init__(self) -> None:
-        # Garbage collection counts on a request's end within `epoch.store.pins.LONGEST`.
+        # Garbage collection counts on a request's end within `epoch.garbage.pins.LONGEST`.
         _require(
             0 <= self.patience <= MAX_STORE_PATIENCE,
             f"a store patience of {self.patience:g} s is out of range: choose 0s to 10m",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from epoch.store.base import Store
-from epoch.store.directory import DirectoryStore
-from epoch.store.s3 import S3Store
+from epoch.store.directory.store import DirectoryStore
+from epoch.store.s3.store import S3Store
 from tests.tools.memory import MemoryStore
 
 

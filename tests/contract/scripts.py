@@ -8,8 +8,8 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from epoch.store.base import Multipart, Part
-from epoch.store.s3 import S3Store
-from epoch.store.s3_calls import Patience
+from epoch.store.s3.calls import Patience
+from epoch.store.s3.store import S3Store
 from tests.contract.stub import Call, Script, Stub, serve
 
 UPLOAD = Multipart("key", "upload-id")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from epoch.store import directory_files
 from epoch.store.base import Multipart, StoreError
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory import files
+from epoch.store.directory.store import DirectoryStore
 
 
 def tree(folder: Path) -> list[str]:
@@ -153,7 +153,7 @@ async def test_disk_failure_is_told(
 def test_errors_are_explained(code: int, text: str) -> None:
     with (
         pytest.raises(StoreError, match=f"put k: .*{text}"),
-        directory_files.explained("put k"),
+        files.explained("put k"),
     ):
         raise OSError(code, os.strerror(code))
 
@@ -233,7 +233,7 @@ async def test_loop_goes_on_during_large_writes(store: DirectoryStore) -> None:
 def test_needs_no_s3_library() -> None:
     """A server on a directory does not pay half a second for what it never uses."""
     code = (
-        "import sys, epoch.store.directory; "
+        "import sys, epoch.store.directory.store; "
         "sys.exit(any(name in sys.modules for name in ('aiobotocore', 'botocore', 'aiohttp')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

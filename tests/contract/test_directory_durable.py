@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from epoch.store.base import StoreError
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from tests.tools.disk import Disk
 
 KEYS = ["a/b/c", "a/b/d", "a/e", "f/t.json", "f/t.json/g", "h"]

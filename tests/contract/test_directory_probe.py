@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from epoch.store.base import StoreError
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 
 Patch = pytest.MonkeyPatch
 

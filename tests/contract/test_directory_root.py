@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from epoch.store.base import Multipart, StoreError
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from tests.tools.disk import Disk
 
 GONE = "is not the one that this server started with"

@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 
 from epoch.store.base import Store, StoreError
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 
 
 def noise(size: int, seed: int = 0) -> bytes:

@@ -17,8 +17,8 @@ from epoch._fastio import Pool
 from epoch.config import S3Settings
 from epoch.metrics import metrics
 from epoch.store.base import Part, StoreError
-from epoch.store.s3 import S3Store
-from epoch.store.s3_calls import Patience
+from epoch.store.s3.calls import Patience
+from epoch.store.s3.store import S3Store
 from tests.contract.scripts import (
     CALLS,
     COMPLETED,

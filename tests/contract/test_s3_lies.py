@@ -10,7 +10,7 @@ import pytest
 
 from epoch.config import S3Settings
 from epoch.store.base import Part, StoreError
-from epoch.store.s3 import S3Store
+from epoch.store.s3.store import S3Store
 from tests.contract.recorder import record
 from tests.contract.scripts import (
     COPIED,

@@ -11,9 +11,9 @@ import pytest
 
 from epoch.config import S3Settings
 from epoch.store.base import Multipart, ObjectInfo, StoreError
-from epoch.store.s3 import S3Store
-from epoch.store.s3_http import HttpSession
-from epoch.store.s3_sign import Signer, base_url
+from epoch.store.s3.signing import Signer, base_url
+from epoch.store.s3.store import S3Store
+from epoch.store.s3.transport import HttpSession
 from tests.contract.scripts import ISO_DATE, ONCE, first, saying, stubbed
 from tests.contract.stub import Call, error_body
 

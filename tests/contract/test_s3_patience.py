@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from epoch.app import open_store
 from epoch.config import StoreSettings
+from epoch.process.stores import open_store
 from epoch.store.base import StoreError
-from epoch.store.s3 import S3Store
-from epoch.store.s3_calls import Patience
-from epoch.store.s3_retry import RetryBudget
+from epoch.store.s3.calls import Patience
+from epoch.store.s3.retry import RetryBudget
+from epoch.store.s3.store import S3Store
 from tests.contract.scripts import (
     CALLS,
     FAST,

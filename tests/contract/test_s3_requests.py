@@ -15,7 +15,7 @@ import pytest
 
 from epoch.config import S3Settings
 from epoch.store.base import StoreError
-from epoch.store.s3 import S3Store
+from epoch.store.s3.store import S3Store
 from tests.contract.recorder import Head, record
 
 _PART = 5 * 1024 * 1024
@@ -101,7 +101,7 @@ def _judge_body(head: Head) -> None:
 _FREQUENT = """
 import asyncio, sys
 from epoch.config import S3Settings
-from epoch.store.s3 import S3Store
+from epoch.store.s3.store import S3Store
 
 async def main():
     store = S3Store(S3Settings(**{settings!r}))

@@ -8,7 +8,7 @@ import pytest
 
 from epoch.config import SettingsError
 from epoch.store.base import StoreError
-from epoch.store.s3 import S3Store
+from epoch.store.s3.store import S3Store
 from tests.contract.scripts import CALLS, OBJECT, ONCE, saying, well
 from tests.contract.stub import Script, serve
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from epoch.store.base import Multipart, StoreError
-from epoch.store.s3 import S3Store
+from epoch.store.s3.store import S3Store
 from tests.contract.stub import Call, serve
 from tests.tools.authority import Authority
 

@@ -12,7 +12,7 @@ import pytest
 
 from epoch.config import MIB, S3Settings
 from epoch.store.base import OpenSocket
-from epoch.store.s3 import S3Store
+from epoch.store.s3.store import S3Store
 
 DATA = random.Random(9).randbytes(9 * MIB)
 

@@ -15,12 +15,12 @@ import pytest
 
 from epoch.config import MIB, S3Settings, TlsSettings
 from epoch.download import stream
-from epoch.download.stream import Stored
+from epoch.download.stream import BlobStream
 from epoch.http.message import Request, Response
 from epoch.http.tls import Tls
 from epoch.metrics import metrics
-from epoch.store.s3 import S3Store
-from epoch.store.s3_calls import Patience
+from epoch.store.s3.calls import Patience
+from epoch.store.s3.store import S3Store
 from tests.contract.stub import Call, serve
 from tests.faults.proxy import Fault, Proxy, proxied
 from tests.protocol.serve import Raw, Server
@@ -82,7 +82,7 @@ async def test_a_pull_over_tls_goes_on(s3_settings: S3Settings, tmp_path: Path) 
     async with behind(s3_settings, Fault("cut", "get", times=2, after=CUT)) as (proxy, running):
 
         async def pull(request: Request) -> Response:
-            body = await Stored.open(running.store, KEY)
+            body = await BlobStream.open(running.store, KEY)
             assert body is not None
             return Response(200, body=body)
 
@@ -183,7 +183,7 @@ async def pulling(
         store = S3Store(stub.settings, Patience(stall=2.0, answer=5.0))
 
         async def pull(request: Request) -> Response:
-            body = await Stored.open(store, "blobs/x")
+            body = await BlobStream.open(store, "blobs/x")
             assert body is not None
             return Response(200, body=body)
 
@@ -245,14 +245,14 @@ async def test_a_disk_that_fails_under_sendfile(
     monkeypatch.setattr(stream, "_PAUSE", 0.001)
     assert (await put_blob(running.port, DATA)).status == 201
     before = dict(metrics.requests)
-    real = Stored.fileno
+    real = BlobStream.fileno
     bad = os.open("/proc/self/mem", os.O_RDONLY)  # EIO by the kernel at its beginning
     try:
-        monkeypatch.setattr(Stored, "fileno", lambda _: bad)
+        monkeypatch.setattr(BlobStream, "fileno", lambda _: bad)
         assert await cut_pull(running.port) == b""
     finally:
         os.close(bad)
-    monkeypatch.setattr(Stored, "fileno", real)
+    monkeypatch.setattr(BlobStream, "fileno", real)
     await running.until_idle()
     counted = {key: n - before.get(key, 0) for key, n in metrics.requests.items()}
     assert counted["blob", "GET", 502] == 1

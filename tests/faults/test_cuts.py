@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from epoch.metrics import metrics
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from tests.tools.client import Client, digest_of, encode_chunk, get_blob, head, put_blob
 from tests.tools.running import PART, Running, eventually, serving
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from epoch import media
-from epoch.app import App, make_service
+from epoch.app import App
 from epoch.config import S3Settings, Settings, UploadSettings
-from epoch.registry.garbage.collector import Collector
+from epoch.garbage.collector import Collector
+from epoch.garbage.pins import Times
+from epoch.oci import media_types
+from epoch.process.serving import make_service
 from epoch.store.base import Store
-from epoch.store.pins import Times
 from tests.tools.client import Client, digest_of
 from tests.tools.fixtures import open_place
 from tests.tools.running import PART
@@ -83,7 +84,7 @@ class Crowd:
         manifest = json.dumps(
             {
                 "schemaVersion": 2,
-                "mediaType": media.OCI_MANIFEST,
+                "mediaType": media_types.OCI_MANIFEST,
                 "config": descriptors[0],
                 "layers": descriptors[1:],
                 "annotations": {"number": str(rng.random())},

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from epoch.config import MIB, S3Settings
-from epoch.store.s3 import S3Store
+from epoch.store.s3.store import S3Store
 from tests.faults.proxy import Fault, proxied
 from tests.tools.client import Client, digest_of, get_blob, has_blob, head, put_blob, request
 from tests.tools.fixtures import StartServer, open_place

@@ -9,7 +9,7 @@ import pytest
 
 from epoch.config import S3Settings
 from epoch.store import readiness
-from epoch.store.s3 import S3Store
+from epoch.store.s3.store import S3Store
 from tests.faults.proxy import Fault, What, proxied
 from tests.tools.client import Client, request
 from tests.tools.running import eventually, serving

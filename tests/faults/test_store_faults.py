@@ -11,8 +11,8 @@ from typing import Final
 import pytest
 
 from epoch.config import MIB, S3Settings
-from epoch.store.s3 import S3Store
-from epoch.store.s3_calls import Patience
+from epoch.store.s3.calls import Patience
+from epoch.store.s3.store import S3Store
 from tests.faults.proxy import Fault, Kind, What, proxied
 from tests.tools.client import Answer, Client, digest_of, get_blob, head, put_blob, request
 from tests.tools.running import PART, eventually, serving

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from tests.tools.client import Answer, digest_of, put_blob, request
 from tests.tools.disk import Disk
 from tests.tools.running import PART, Running, serving

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from epoch.digest import Digest
-from epoch.registry.garbage.collector import LAST, Collector
-from epoch.registry.garbage.schedule import Schedule
+from epoch.garbage.collector import LAST, Collector
+from epoch.garbage.pins import Times
+from epoch.garbage.schedule import Schedule
+from epoch.oci.digest import Digest
 from epoch.store import keys
-from epoch.store.directory import DirectoryStore
-from epoch.store.pins import Times
+from epoch.store.directory.store import DirectoryStore
 from tests.tools.aged import Aged
 from tests.tools.running import eventually
 from tests.tools.server import environment
@@ -121,7 +121,7 @@ async def test_servers_take_turns(tmp_path: Path) -> None:
     schedules = [schedule() for _ in range(3)]
     with pytest.MonkeyPatch.context() as patch:
         # Without the ten minutes over which they spread.
-        patch.setattr("epoch.registry.garbage.schedule._JITTER", 0.3)
+        patch.setattr("epoch.garbage.schedule._JITTER", 0.3)
         for one in schedules:
             one.start()
         await eventually(lambda: not old.exists())

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from epoch import media
-from epoch.digest import Digest
-from epoch.registry.garbage.collector import Collector
+from epoch.garbage.collector import Collector
+from epoch.garbage.pins import Times
+from epoch.oci import media_types
+from epoch.oci.digest import Digest
 from epoch.store.base import Store
-from epoch.store.pins import Times
 from tests.integration.registry.conftest import House, store
 from tests.tools.aged import Aged
 
@@ -48,7 +48,7 @@ class GoBucket:
         config = await self.blob(b'{"schemaVersion":"v1"}')
         value = {
             "schemaVersion": 2,
-            "mediaType": media.OCI_MANIFEST,
+            "mediaType": media_types.OCI_MANIFEST,
             "config": config,
             "layers": [await self.blob(layer) for layer in layers],
             **more,

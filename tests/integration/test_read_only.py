@@ -12,13 +12,13 @@ from typing import Any, cast
 import pytest
 
 from epoch.config import S3Settings
-from epoch.digest import Digest
 from epoch.errors import Code
-from epoch.registry.garbage.collector import Collector
+from epoch.garbage.collector import Collector
+from epoch.oci.digest import Digest
 from epoch.registry.membership import Membership
 from epoch.store import keys, readonly
 from epoch.store.base import Store, StoreError
-from epoch.store.directory_files import explained
+from epoch.store.directory.files import explained
 from tests.integration.registry.conftest import House
 from tests.tools.aged import Aged
 from tests.tools.client import Client

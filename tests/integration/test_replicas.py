@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from epoch import media
 from epoch.config import S3Settings
+from epoch.oci import media_types
 from tests.tools.client import Answer, digest_of, get_blob, put_blob, request
 from tests.tools.fixtures import StartServer
 from tests.tools.server import Server
@@ -41,7 +41,7 @@ def image(**more: Any) -> bytes:
 
     manifest = {
         "schemaVersion": 2,
-        "mediaType": media.OCI_MANIFEST,
+        "mediaType": media_types.OCI_MANIFEST,
         "config": descriptor(CONFIG),
         "layers": [descriptor(LAYER)],
         **more,
@@ -78,7 +78,7 @@ async def test_what_one_stores_the_other_serves(replicas: tuple[Server, Server])
         assert (await ask(server, f"/v2/{NAME}/tags/list"))["tags"] == ["v1"]
         assert (await ask(server, "/v2/_catalog"))["repositories"] == [NAME]
         assert (await ask(server, f"/v2/{NAME}/referrers/{digest}"))["manifests"] == []
-    subject = {"mediaType": media.OCI_MANIFEST, "digest": digest, "size": len(data)}
+    subject = {"mediaType": media_types.OCI_MANIFEST, "digest": digest, "size": len(data)}
     referrer = image(subject=subject, artifactType="application/x-test")
     assert (await push(other, referrer, digest_of(referrer))).status == 201
     for server in replicas:

@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 import pytest
 
-from epoch.app import _collector
+from epoch.app import make_collector
 from epoch.config import S3Settings, Settings
 from epoch.metrics import metrics
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from epoch.upload import session_store
 from epoch.upload.session_store import LIFETIME
 from tests.tools.aged import Aged
@@ -266,7 +266,7 @@ async def test_a_token_that_was_never_used_expires(
 async def test_a_session_expires_after_its_last_change(place: S3Settings | Path) -> None:
     """Before it can be collected under a client that goes on."""
     store = Aged(open_place(place))
-    collector = _collector(Settings(), store)
+    collector = make_collector(Settings(), store)
     async with serving(store, leaves=True) as running:
         session = await Session.begin(running.port)
         assert (await session.patch(b"some")).status == 202

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from epoch.config import S3Settings
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from tests.tools.client import digest_of, get_blob
 from tests.tools.failing import Failing
 from tests.tools.fixtures import StartServer, open_place

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from epoch.metrics import metrics
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from tests.tools.client import Answer, Client, digest_of, get_blob, head, pieces
 from tests.tools.running import PART, Running, eventually, serving
 from tests.tools.sessions import Session, leftovers

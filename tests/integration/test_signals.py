@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from epoch.digest import Digest
+from epoch.oci.digest import Digest
 from epoch.store import keys
 from tests.tools.client import Client, digest_of, head, request
 from tests.tools.fixtures import StartServer
@@ -84,7 +84,7 @@ async def test_workers_and_their_parent_go_on(
 
 SLOWLY = """
 from epoch.cli.main import main
-from epoch.store.pins import TIMES
+from epoch.garbage.pins import TIMES
 object.__setattr__(TIMES, "announce", 3.0)
 main()
 """

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from epoch.config import S3Settings
-from epoch.store.s3 import S3Store
+from epoch.store.s3.store import S3Store
 from tests.tools.server import environment
 
 NOWHERE = S3Settings(

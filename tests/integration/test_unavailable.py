@@ -12,7 +12,7 @@ import pytest
 
 from epoch.metrics import metrics
 from epoch.store.base import Store, StoreError
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from tests.tools.client import Client, digest_of, head, request
 from tests.tools.failing import Failing
 from tests.tools.running import Running, eventually, serving

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from epoch.config import S3Settings
-from epoch.digest import Digest
+from epoch.garbage.pins import Times
+from epoch.oci.digest import Digest
 from epoch.registry.verify import Damage, Verifier
 from epoch.store import keys
 from epoch.store.base import Store, StoreError
-from epoch.store.pins import Times
 from tests.integration.registry.conftest import House, store
 from tests.tools.client import Client
 from tests.tools.failing import Failing

@@ -87,7 +87,11 @@ async def test_refusals_behind_a_good_request(name: str) -> None:
     wire, status, _ = CASES[name]
     good = _put(LENGTH_5, b"hello") + _put(CHUNKED, b"5\r\nhello\r\n0\r\n\r\n")
     async with serving() as server:
-        assert statuses(await exchange(server.port, good + wire + BEHIND)) == [200, 200, status]
+        assert statuses(await exchange(server.port, good + wire + BEHIND)) == [
+            200,
+            200,
+            status,
+        ]
 
 
 async def test_a_body_shorter_than_announced_then_the_end() -> None:
@@ -106,7 +110,10 @@ async def test_a_body_longer_than_announced_is_the_next_request() -> None:
 
 async def test_no_length_is_no_body() -> None:
     async with serving() as server:
-        assert statuses(await exchange(server.port, _put(b"", BEHIND), finish=True)) == [200, 200]
+        assert statuses(await exchange(server.port, _put(b"", BEHIND), finish=True)) == [
+            200,
+            200,
+        ]
 
 
 async def test_an_upgrade_is_ignored_with_its_body_in_its_place() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from epoch.config import MIB, S3Settings
 from epoch.store.base import Store
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from tests.tools.running import Running, serving
 from tests.tools.server import Server
 
@@ -31,7 +31,7 @@ def open_place(place: S3Settings | Path) -> Store:
     """The store at a place."""
     if isinstance(place, Path):
         return DirectoryStore(place)
-    from epoch.store.s3 import S3Store
+    from epoch.store.s3.store import S3Store
 
     return S3Store(place)
 

@@ -39,7 +39,7 @@ _PROTOCOL: Final = (
     "connection_lost",
 )
 _START_AND_END: Final = "_serve"
-"""The coroutine of `epoch.app` that runs before the first request and after the last one."""
+"""The coroutine of `process/serving.py` that runs before the first request and after the last."""
 _SHOWN: Final = 12
 """Kinds of steps that are written down, the longest first."""
 

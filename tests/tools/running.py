@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from epoch._fastio import live_views
-from epoch.app import App, make_service
+from epoch.app import App
 from epoch.config import MIB, HttpSettings, Settings, UploadSettings
 from epoch.http.listener import Service
 from epoch.metrics import metrics
+from epoch.process.serving import make_service
 from epoch.store.base import Store
 from epoch.upload.budget import Budget
 

@@ -13,18 +13,16 @@ import epoch.errors
 
 SOURCE = Path(epoch.errors.__file__).parent
 LEAVES = {
-    "concurrently",
+    "fan_out",
+    "single_flight",
     "errors",
-    "digest",
-    "names",
-    "media",
     "config",
     "metrics",
     "log",
     "environment",
-    "signals",
+    "progress",
 }
-DATA = LEAVES | {"_fastio", "store", "http.message"}
+DATA = LEAVES | {"_fastio", "oci", "store", "http.message"}
 """What the rooms of handlers may import. They are blind to one another."""
 
 ALLOWED: dict[str, set[str]] = {
@@ -32,15 +30,16 @@ ALLOWED: dict[str, set[str]] = {
     "": set(),
     "_fastio": set(),
     "http": LEAVES | {"_fastio"},
-    "store": LEAVES | {"_fastio"},
-    "upload": DATA,
-    "download": DATA,
-    "registry": DATA,
+    "oci": LEAVES,
+    "store": LEAVES | {"_fastio", "oci"},
+    "upload": DATA | {"garbage.pins"},
+    "download": DATA | {"garbage.pins"},
+    "registry": DATA | {"garbage.pins"},
+    "garbage": DATA | {"registry"},
     "auth": DATA | {"http.routes"},
-    "workers": LEAVES,
-    "app": DATA | {"http", "upload", "download", "registry", "auth", "workers"},
-    "client": LEAVES | {"_fastio"},
-    "cli": DATA | {"app", "client", "workers"},
+    "app": DATA | {"http", "upload", "download", "registry", "garbage", "auth"},
+    "process": DATA | {"http", "app", "auth.guard", "garbage", "registry", "upload"},
+    "cli": LEAVES | {"process", "garbage.report", "registry.verify", "store.base"},
     "__main__": {"cli"},
 }
 """By room, the rooms (or modules) that it may import besides itself."""
@@ -122,5 +121,5 @@ def test_one_module_only_knows_the_s3_library() -> None:
         }
         if _room(module) != "store":
             assert not found & {"aiobotocore", "botocore", "aiohttp"}, module
-        if _room(module) in LEAVES - {"concurrently"} | {"_fastio", ""}:
+        if _room(module) in LEAVES - {"fan_out", "single_flight"} | {"_fastio", ""}:
             assert not found & {"asyncio", "uvloop", "httptools"}, module

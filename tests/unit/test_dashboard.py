@@ -10,7 +10,7 @@ import pytest
 from epoch.registry import dashboard
 from epoch.registry.dashboard import KEY, Changes, Dashboard, rewritten
 from epoch.store.base import Store, StoreError
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from tests.tools.aged import Aged
 
 NOW = "2026-11-22T10:00:00.123456+00:00"

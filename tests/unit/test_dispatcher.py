@@ -9,7 +9,7 @@ import pytest
 
 from epoch._fastio import Pool, fill
 from epoch.store.base import Multipart, Part, Store, StoreError
-from epoch.upload.dispatcher import Begun, Dispatcher
+from epoch.upload.dispatcher import Dispatcher, ExistingUpload
 
 SIZE = 4096
 
@@ -49,7 +49,7 @@ class SlowStore:
 async def test_what_is_stored_without_a_gap(ends: str, kept: int, before: int) -> None:
     store, pool = SlowStore(), Pool(8 * SIZE)
     failures: list[Exception] = []
-    begun = Begun(
+    begun = ExistingUpload(
         Multipart("data", "0") if before else None,
         [Part(number, SIZE, "") for number in range(1, before + 1)],
     )
@@ -69,7 +69,7 @@ async def test_what_is_stored_without_a_gap(ends: str, kept: int, before: int) -
     async with asyncio.timeout(5):
         while len(store.answers) < 5:  # noqa: ASYNC110 - they begin on their own
             await asyncio.sleep(0)
-        settling: asyncio.Task[Begun] | None = None
+        settling: asyncio.Task[ExistingUpload] | None = None
         for end in ends.split():
             answer = store.answers[before + int(end[:-1])]
             if end[-1] == "+":

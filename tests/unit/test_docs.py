@@ -12,7 +12,7 @@ import epoch
 from epoch.app import App
 from epoch.config import Settings
 from epoch.metrics import metrics
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src/epoch"

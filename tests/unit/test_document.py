@@ -1,4 +1,4 @@
-"""Reading manifests that strangers wrote."""
+"""Reading manifests that not_in_repository wrote."""
 
 import json
 import time
@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from epoch import media
-from epoch.concurrently import MAX_ON_LOOP
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
-from epoch.registry import document
-from epoch.registry.jsontext import parse_object
+from epoch.fan_out import MAX_ON_LOOP
+from epoch.oci import document, media_types
+from epoch.oci.digest import Digest
+from epoch.oci.strict_json import parse_object
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -26,7 +25,7 @@ def descriptor(content: bytes, media_type: str = LAYER_TYPE, **more: Any) -> dic
 def image(**more: Any) -> dict[str, Any]:
     return {
         "schemaVersion": 2,
-        "mediaType": media.OCI_MANIFEST,
+        "mediaType": media_types.OCI_MANIFEST,
         "config": descriptor(b"{}", CONFIG_TYPE),
         "layers": [descriptor(b"layer")],
         **more,
@@ -34,7 +33,7 @@ def image(**more: Any) -> dict[str, Any]:
 
 
 def index(**more: Any) -> dict[str, Any]:
-    return {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": [], **more}
+    return {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": [], **more}
 
 
 def parse(value: Any, content_type: str | None = None) -> document.Document:
@@ -44,7 +43,7 @@ def parse(value: Any, content_type: str | None = None) -> document.Document:
 def test_an_image_needs_its_config_and_layers_once_each() -> None:
     layer = descriptor(b"layer")
     found = parse(image(layers=[layer, layer, descriptor(b"other")]))
-    assert found.media_type == media.OCI_MANIFEST
+    assert found.media_type == media_types.OCI_MANIFEST
     assert found.blobs == (Digest.of(b"{}"), Digest.of(b"layer"), Digest.of(b"other"))
     assert found.children == ()
     assert found.subject is None
@@ -52,7 +51,7 @@ def test_an_image_needs_its_config_and_layers_once_each() -> None:
 
 
 def test_an_index_needs_its_manifests_and_has_no_artifact_type_of_its_own() -> None:
-    child = descriptor(b"child", media.OCI_MANIFEST)
+    child = descriptor(b"child", media_types.OCI_MANIFEST)
     found = parse(index(manifests=[child]))
     assert found.blobs == ()
     assert found.children == (Digest.of(b"child"),)
@@ -61,7 +60,7 @@ def test_an_index_needs_its_manifests_and_has_no_artifact_type_of_its_own() -> N
 
 BUILDKIT_CACHE = {
     "schemaVersion": 2,
-    "mediaType": media.OCI_INDEX,
+    "mediaType": media_types.OCI_INDEX,
     "manifests": [
         descriptor(b"layer 1", annotations={"buildkit/createdat": "2024-05-01T12:00:00Z"}),
         descriptor(b"layer 2", "application/vnd.docker.image.rootfs.diff.tar.gzip"),
@@ -78,14 +77,14 @@ def test_a_child_with_the_media_type_of_a_blob_may_be_either() -> None:
 
 
 def test_a_layer_with_the_media_type_of_a_manifest_may_be_either() -> None:
-    nested = descriptor(b"nested", media.OCI_INDEX)
+    nested = descriptor(b"nested", media_types.OCI_INDEX)
     found = parse(image(layers=[nested, descriptor(b"layer")]))
     assert found.untyped == (Digest.of(b"nested"),)
     assert found.blobs == (Digest.of(b"{}"), Digest.of(b"layer"))
 
 
 def test_what_one_descriptor_says_for_sure_counts() -> None:
-    both = [descriptor(b"child", media.OCI_MANIFEST), descriptor(b"child", "application/x")]
+    both = [descriptor(b"child", media_types.OCI_MANIFEST), descriptor(b"child", "application/x")]
     found = parse(index(manifests=both))
     assert found.children == (Digest.of(b"child"),)
     assert found.untyped == ()
@@ -96,13 +95,13 @@ async def test_a_large_manifest_is_read_in_a_thread() -> None:
     data = json.dumps(image(layers=layers)).encode()
     assert len(data) > MAX_ON_LOOP
     assert await document.read(data) == document.parse(data)
-    assert await document.read_media_type(data) == media.OCI_MANIFEST
+    assert await document.read_media_type(data) == media_types.OCI_MANIFEST
     with pytest.raises(RegistryError):
         await document.read(data[:-1])
 
 
 def test_what_is_fetched_elsewhere_is_not_needed_here() -> None:
-    foreign = sorted(media.NON_DISTRIBUTABLE)[0]
+    foreign = sorted(media_types.NON_DISTRIBUTABLE)[0]
     layers = [
         descriptor(b"a", foreign),
         descriptor(b"b", urls=["https://store.example.com/b"]),
@@ -112,7 +111,9 @@ def test_what_is_fetched_elsewhere_is_not_needed_here() -> None:
 
 
 def test_the_subject_is_named_but_not_needed() -> None:
-    found = parse(image(subject=descriptor(b"subject", media.OCI_MANIFEST, urls=["https://x"])))
+    found = parse(
+        image(subject=descriptor(b"subject", media_types.OCI_MANIFEST, urls=["https://x"]))
+    )
     assert found.subject == Digest.of(b"subject")
     assert Digest.of(b"subject") not in found.blobs + found.children
 
@@ -120,7 +121,7 @@ def test_the_subject_is_named_but_not_needed() -> None:
 def test_descriptor_of_a_referrer() -> None:
     found = parse(image(artifactType="application/x", annotations={"a": "b"}))
     assert found.descriptor(Digest.of(b""), 7) == {
-        "mediaType": media.OCI_MANIFEST,
+        "mediaType": media_types.OCI_MANIFEST,
         "digest": str(Digest.of(b"")),
         "size": 7,
         "artifactType": "application/x",
@@ -133,13 +134,13 @@ def test_descriptor_of_a_referrer() -> None:
     ("value", "header"),
     [
         (image(), None),
-        (image(), media.OCI_MANIFEST),
-        (image(), f"{media.OCI_MANIFEST}; charset=utf-8"),
-        (image(mediaType=media.DOCKER_MANIFEST), media.DOCKER_MANIFEST),
-        ({"schemaVersion": 2, "manifests": None}, media.OCI_INDEX),
-        (image(layers=None, mediaType=None), media.OCI_MANIFEST),
+        (image(), media_types.OCI_MANIFEST),
+        (image(), f"{media_types.OCI_MANIFEST}; charset=utf-8"),
+        (image(mediaType=media_types.DOCKER_MANIFEST), media_types.DOCKER_MANIFEST),
+        ({"schemaVersion": 2, "manifests": None}, media_types.OCI_INDEX),
+        (image(layers=None, mediaType=None), media_types.OCI_MANIFEST),
         ({"schemaVersion": 2, "mediaType": "application/vnd.example+json"}, None),
-        ({"mediaType": media.OCI_INDEX}, media.OCI_INDEX),
+        ({"mediaType": media_types.OCI_INDEX}, media_types.OCI_INDEX),
         (image(**{"org.unknown": [1, {"x": None}]}), None),
         (image(), "application/json"),
         (image(), "application/octet-stream"),
@@ -154,11 +155,14 @@ def test_accepted(value: Any, header: str | None) -> None:
 @pytest.mark.parametrize(
     ("value", "header"),
     [
-        (image(), media.OCI_INDEX),
-        (image(), media.DOCKER_SCHEMA1),
-        (image(mediaType="application/vnd.example+json"), f"{media.OCI_MANIFEST}; charset=utf-8"),
-        (image(mediaType=None), media.DOCKER_MANIFEST),
-        (index(mediaType=None), media.OCI_MANIFEST),
+        (image(), media_types.OCI_INDEX),
+        (image(), media_types.DOCKER_SCHEMA1),
+        (
+            image(mediaType="application/vnd.example+json"),
+            f"{media_types.OCI_MANIFEST}; charset=utf-8",
+        ),
+        (image(mediaType=None), media_types.DOCKER_MANIFEST),
+        (index(mediaType=None), media_types.OCI_MANIFEST),
         (image(schemaVersion=1), None),
         (image(schemaVersion=True), None),
         (image(schemaVersion=2.0), None),
@@ -251,15 +255,15 @@ def test_large_honest_manifests_are_read() -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (json.dumps(image()).encode(), media.OCI_MANIFEST),
+        (json.dumps(image()).encode(), media_types.OCI_MANIFEST),
         (b'{"mediaType":"application/x.y+json"}', "application/x.y+json"),
-        (b'{"manifests":[]}', media.OCI_INDEX),
-        (b'{"layers":[]}', media.OCI_MANIFEST),
-        (b'{"mediaType":"x\\r\\ny/z","manifests":[]}', media.OCI_INDEX),
-        (b'{"mediaType":5}', media.OCI_MANIFEST),
-        (b"[]", media.OCI_MANIFEST),
-        (b"not json", media.OCI_MANIFEST),
-        (b"\xff", media.OCI_MANIFEST),
+        (b'{"manifests":[]}', media_types.OCI_INDEX),
+        (b'{"layers":[]}', media_types.OCI_MANIFEST),
+        (b'{"mediaType":"x\\r\\ny/z","manifests":[]}', media_types.OCI_INDEX),
+        (b'{"mediaType":5}', media_types.OCI_MANIFEST),
+        (b"[]", media_types.OCI_MANIFEST),
+        (b"not json", media_types.OCI_MANIFEST),
+        (b"\xff", media_types.OCI_MANIFEST),
     ],
 )
 def test_media_type_of_stored_bytes(data: bytes, expected: str) -> None:

@@ -19,7 +19,15 @@ from epoch._fastio import (
     live_views,
 )
 from epoch.upload import hashing
-from epoch.upload.hashing import BEHIND, LANES, PILE, SLICE, STEP, Digesting, Hashing
+from epoch.upload.hashing import (
+    LANES,
+    MAX_BACKLOG,
+    ROUND_BYTES,
+    SLICE,
+    THREAD_JOB_BYTES,
+    Digesting,
+    Hashing,
+)
 
 BYTES = random.Random(4).randbytes(1 << 20)
 
@@ -94,7 +102,7 @@ async def _run(ways: Hashing, pushes: list[Push]) -> None:
 
 async def test_many_pushes_are_hashed_in_rounds(pool: Pool) -> None:
     ways = Hashing(lanes=4)
-    pushes = [Push(pool, ways, 2 * PILE + (2 << 20) + 1000 * n) for n in range(9)]
+    pushes = [Push(pool, ways, 2 * ROUND_BYTES + (2 << 20) + 1000 * n) for n in range(9)]
     assert not ways.in_rounds
     await _run(ways, pushes)
     assert all(push.rests >= 2 for push in pushes)
@@ -112,7 +120,7 @@ async def test_a_round_is_hashed_in_slices(pool: Pool, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(hashing, "hash_together", watched)
     ways = Hashing(lanes=4)
-    pushes = [Push(pool, ways, PILE) for _ in range(2 * LANES)]
+    pushes = [Push(pool, ways, ROUND_BYTES) for _ in range(2 * LANES)]
     await _run(ways, pushes)
     assert max(taken) == (LANES, SLICE)
     assert {2 * LANES, LANES} <= set(resting)
@@ -124,7 +132,7 @@ async def test_what_waits_at_the_end_is_hashed_in_slices(pool: Pool, threads: in
     ways = Hashing(threads=threads, lanes=2)
     ways.join()
     ways.join()
-    digest, part = Sha256(), pool.lend(PILE, PILE, PILE)
+    digest, part = Sha256(), pool.lend(ROUND_BYTES, ROUND_BYTES, ROUND_BYTES)
     assert part is not None
     digesting = Digesting(ways, digest, lambda: None)
     for _ in range(3):
@@ -171,7 +179,7 @@ async def test_what_waits_is_hashed_first_when_the_rounds_end(pool: Pool) -> Non
     ways = Hashing(lanes=2)
     ways.join()
     ways.join()
-    digest, part = Sha256(), pool.lend(PILE, PILE, PILE)
+    digest, part = Sha256(), pool.lend(ROUND_BYTES, ROUND_BYTES, ROUND_BYTES)
     assert part is not None
     digesting = Digesting(ways, digest, lambda: None)
     for count, left in ((1000, 1000), (10, 0), (5, 0)):
@@ -187,7 +195,8 @@ async def test_what_waits_is_hashed_first_when_the_rounds_end(pool: Pool) -> Non
 
 async def test_a_thread_hashes_what_is_worth_it(pool: Pool) -> None:
     ways = Hashing(threads=1, lanes=0)
-    pushes = [Push(pool, ways, 40 << 20), Push(pool, ways, STEP + 1), Push(pool, ways, 1000)]
+    sizes = 40 << 20, THREAD_JOB_BYTES + 1, 1000
+    pushes = [Push(pool, ways, size) for size in sizes]
     await _run(ways, pushes)
 
 
@@ -206,7 +215,7 @@ async def test_the_receiver_waits_for_a_slow_thread(
 
     push = Watched(pool, ways, 100 << 20)
     await _run(ways, [push])
-    assert most <= BEHIND + 2 * Push.PART
+    assert most <= MAX_BACKLOG + 2 * Push.PART
 
 
 async def test_rounds_and_a_thread_together(pool: Pool) -> None:
@@ -254,5 +263,5 @@ async def test_a_push_that_is_dropped_gives_its_memory_back(
 
 async def test_settling_ends_with_the_last_bytes_of_a_round(pool: Pool) -> None:
     ways = Hashing(lanes=2)
-    pushes = [Push(pool, ways, PILE // 2) for _ in range(5)]
+    pushes = [Push(pool, ways, ROUND_BYTES // 2) for _ in range(5)]
     await _run(ways, pushes)

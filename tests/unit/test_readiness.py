@@ -10,7 +10,7 @@ import pytest
 
 from epoch.store import readiness
 from epoch.store.base import ObjectInfo, Store, StoreError
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from epoch.store.readiness import Readiness
 
 

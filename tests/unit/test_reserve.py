@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from epoch.workers.reserve import reserve
+from epoch.process.port import reserve
 
 
 def _listen(port: int, *options: int) -> socket.socket:

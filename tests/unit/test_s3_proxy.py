@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from epoch.config import SettingsError
-from epoch.store.s3_proxy import proxy_for
+from epoch.store.s3.proxy import proxy_for
 
 PROXY = "http://proxy.corp.example:3128"
 

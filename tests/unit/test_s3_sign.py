@@ -15,7 +15,7 @@ from botocore.credentials import Credentials
 
 from epoch.config import S3Settings
 from epoch.environment import region_of
-from epoch.store.s3_sign import Signer, base_url
+from epoch.store.s3.signing import Signer, base_url
 
 ACCESS, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from epoch.registry.garbage.report import Report
-from epoch.registry.garbage.uploads import collect_uploads
+from epoch.garbage.report import Report
+from epoch.garbage.uploads import collect_uploads
 from epoch.store.base import Multipart, StoreError
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from epoch.upload.session import Session
 from epoch.upload.session_store import Sessions
 

@@ -15,8 +15,8 @@ import pytest
 
 from epoch.config import Settings
 from epoch.metrics import metrics
-from epoch.workers import supervisor
-from epoch.workers.parent import Parent
+from epoch.process import supervisor
+from epoch.process.supervisor_link import SupervisorLink
 from tests.tools.running import eventually
 
 READY = {"ready": "127.0.0.1:1", "store": "nowhere"}
@@ -122,7 +122,7 @@ async def test_a_line_of_the_parent_that_is_none_is_logged_and_no_more(
     monkeypatch.setattr(metrics, "buffers", None)
     to_worker, from_worker = os.pipe(), os.pipe()
     ended = asyncio.Event()
-    parent = Parent(to_worker[0], from_worker[1], first=True)
+    parent = SupervisorLink(to_worker[0], from_worker[1], first=True)
     parent.start(ended.set)
     try:
         bad = b'{"rea\n[1]\n7\n{}\n{"totals": []}\n{"totals": {}, "text": 1}\n\xff\n'

@@ -3,7 +3,7 @@
 import pytest
 
 from epoch.metrics import Metrics, render
-from epoch.workers.totals import total
+from epoch.process.totals import total
 
 WORK = 'epoch_cpu_seconds_total{work="receive"}'
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from epoch.auth.identity import Identity
 from epoch.auth.scopes import CATALOG, scope_of
 from epoch.http.routes import Endpoint, Route
-from epoch.names import check_name
+from epoch.oci.names import check_name
 
 Action = Literal["sign in", "list", "pull", "push", "delete"]
 

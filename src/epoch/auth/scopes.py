@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from epoch.auth.policy import ACTIONS
-from epoch.names import is_name
+from epoch.oci.names import is_name
 
 MAX_REPOSITORIES: Final = 256
 """That one request for a token may name: a token for more would be too long anyway, and each is

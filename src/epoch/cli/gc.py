@@ -13,7 +13,7 @@ from epoch.cli.progress import Counter
 from epoch.config import LOG_LEVELS, GarbageSettings, Settings, SettingsError, StoreSettings
 
 if TYPE_CHECKING:
-    from epoch.app import Report
+    from epoch.garbage.report import Report
 
 _GARBAGE: Final = GarbageSettings()
 _STORE: Final = StoreSettings()
@@ -54,8 +54,8 @@ run while servers do. The summary goes to stdout, all else to stderr. Ctrl-C: it
 @click.option("--dry-run", is_flag=True, help="Remove nothing, only tell what would be.")
 def gc(dry_run: bool, **options: Any) -> None:
     """Remove blobs that no manifest names, and uploads that nobody goes on with."""
-    from epoch.app import collect
     from epoch.environment import load, s3_settings
+    from epoch.process.maintenance import collect
     from epoch.store.base import StoreError
 
     counter = Counter()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from epoch import signals
 from epoch.cli.access import access_options, auth_settings, tls_settings
 from epoch.cli.params import Address, Duration, Size, format_duration, format_size, option
 from epoch.config import (
@@ -24,9 +23,10 @@ from epoch.config import (
     spare_cores,
 )
 from epoch.config import UploadSettings as Upload
+from epoch.process import signals
 
 if TYPE_CHECKING:
-    from epoch.workers.parent import Parent
+    from epoch.process.supervisor_link import SupervisorLink
 
 _HTTP: Final = HttpSettings()
 _UPLOAD: Final = Upload()
@@ -230,7 +230,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     )
 
 
-def run(settings: Settings, parent: Parent | None = None) -> int:
+def run(settings: Settings, parent: SupervisorLink | None = None) -> int:
     """Serve until told to stop; the exit code. What fails at start becomes a ClickException.
 
     `parent`: where this process is one of its workers.
@@ -239,10 +239,10 @@ def run(settings: Settings, parent: Parent | None = None) -> int:
 
     try:
         if settings.workers > 1 and parent is None:
-            from epoch.workers.supervisor import supervise
+            from epoch.process.supervisor import supervise
 
             return supervise(settings)
-        from epoch.app import run as serve_alone
+        from epoch.process.serving import run as serve_alone
 
         return serve_alone(settings, parent)
     except (SettingsError, StoreError) as error:

@@ -13,7 +13,7 @@ from epoch.cli.progress import Counter
 from epoch.config import LOG_LEVELS, Settings, SettingsError, StoreSettings
 
 if TYPE_CHECKING:
-    from epoch.app import Damage, Verified
+    from epoch.registry.verify import Damage, Verified
 
 _STORE: Final = StoreSettings()
 
@@ -60,8 +60,8 @@ line says how to go on.
 )
 def verify(parallel: int, after: str, remove: bool, **options: Any) -> None:
     """Read all blobs and manifests back, and report those that are damaged."""
-    from epoch.app import verify as run
     from epoch.environment import load, s3_settings
+    from epoch.process.maintenance import verify as run
     from epoch.store.base import StoreError
 
     if after and not after.startswith(("blobs/", "manifests/")):

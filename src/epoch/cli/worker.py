@@ -12,7 +12,7 @@ import click
 
 from epoch.cli.serve import run
 from epoch.config import Settings
-from epoch.workers.parent import Parent
+from epoch.process.supervisor_link import SupervisorLink
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
     first = json.loads(line)
     settings: Settings = pickle.loads(base64.b64decode(first["settings"]))  # noqa: S301 - our own
     try:
-        return run(settings, Parent(0, target, first=first["first"]))
+        return run(settings, SupervisorLink(0, target, first=first["first"]))
     except click.ClickException as error:
         error.show()
         return error.exit_code

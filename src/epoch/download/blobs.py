@@ -4,15 +4,15 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from epoch.digest import HEX_LENGTH, Digest
 from epoch.download import ranges
-from epoch.download.stream import Parts, Stored, Unsent
+from epoch.download.stream import BlobStream, HeadBody, Parts
 from epoch.errors import Code, RegistryError
+from epoch.garbage.pins import Pins
 from epoch.http.message import Request, Response
-from epoch.names import check_name
+from epoch.oci.digest import HEX_LENGTH, Digest
+from epoch.oci.names import check_name
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
-from epoch.store.pins import Pins
 
 Found = TypeVar("Found")
 
@@ -22,7 +22,7 @@ REDIRECT_SECONDS: Final = 1200
 """How long a presigned URL is good for: to begin with, the transfer itself may take longer."""
 
 
-class Blobs:
+class BlobDownloads:
     """GET, HEAD and DELETE of blobs. They are stored once for all repositories, as in the Go
     server; who may not pull everywhere sees only those that belong to the one it names."""
 
@@ -62,7 +62,7 @@ class Blobs:
             if request.has_version(etag):
                 return Response(304, _common(digest, etag))
             if not is_get:
-                return _whole(digest, etag, Unsent(info.size))
+                return _whole(digest, etag, HeadBody(info.size))
             if self._redirect and (url := await self._store.presign(key, REDIRECT_SECONDS)):
                 headers = [("Location", url), ("Docker-Content-Digest", str(digest))]
                 return Response(307, [*headers, ("Cache-Control", "no-store")])
@@ -71,7 +71,7 @@ class Blobs:
                 return await self._parts(digest, etag, spans, info)
             if spans is not None:
                 return await self._part(digest, etag, spans[0], info)
-        return _whole(digest, etag, _known(await Stored.open(self._store, key)))
+        return _whole(digest, etag, _known(await BlobStream.open(self._store, key)))
 
     async def delete(self, request: Request, name: str, reference: str) -> Response:
         """Delete a blob that no manifest needs: 202; or BLOB_UNKNOWN, or UNSUPPORTED (405).
@@ -102,7 +102,7 @@ class Blobs:
     async def _part(
         self, digest: Digest, etag: str, span: ranges.Span, info: ObjectInfo
     ) -> Response:
-        body = _known(await Stored.open(self._store, info.key, span))
+        body = _known(await BlobStream.open(self._store, info.key, span))
         headers = _common(digest, etag)
         headers.append(("Content-Type", _TYPE))
         headers.append(("Content-Range", _content_range(span, info.size)))
@@ -168,7 +168,7 @@ def _common(digest: Digest, etag: str) -> list[tuple[str, str]]:
     ]
 
 
-def _whole(digest: Digest, etag: str, body: Stored | Unsent) -> Response:
+def _whole(digest: Digest, etag: str, body: BlobStream | HeadBody) -> Response:
     headers = _common(digest, etag)
     headers.append(("Content-Type", _TYPE))
     return Response(200, headers, body)

@@ -18,7 +18,7 @@ _PAUSE: Final = 0.1
 """Seconds; full jitter between 0 and this, doubled each time in a row."""
 
 
-class Unsent:
+class HeadBody:
     """The body of a response to HEAD: it has a length, and nothing is opened for it."""
 
     def __init__(self, length: int) -> None:
@@ -44,7 +44,7 @@ class Unsent:
         """Nothing is held."""
 
 
-class Stored:
+class BlobStream:
     """A stored object, or a range of it, open for reading: a `BodyStream` that owns it.
 
     What it gives is of one and the same object, also where the store breaks off and it is opened
@@ -161,7 +161,7 @@ class Parts:
         self._store = store
         self._info = info
         self._pieces = deque(pieces)
-        self._current: Stored | None = None
+        self._current: BlobStream | None = None
         self._given = 0  # bytes of the pieces before the current one
         self.offset = 0
         self.length = sum(
@@ -200,9 +200,9 @@ class Parts:
             self._current = None
             self._pieces.popleft()
 
-    async def _open(self, span: tuple[int, int]) -> Stored:
+    async def _open(self, span: tuple[int, int]) -> BlobStream:
         key = self._info.key
-        stored = await Stored.open(self._store, key, span, etag=self._info.etag)
+        stored = await BlobStream.open(self._store, key, span, etag=self._info.etag)
         if stored is None or stored.info.size != self._info.size:
             if stored is not None:
                 await stored.aclose()
@@ -210,7 +210,7 @@ class Parts:
         return stored
 
     async def resume(self, sent: int, error: Exception) -> None:
-        """See `Stored.resume`."""
+        """See `BlobStream.resume`."""
         if self._current is None:
             raise error
         await self._current.resume(sent - self._given, error)

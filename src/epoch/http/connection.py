@@ -35,7 +35,7 @@ from epoch.metrics import metrics
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from epoch.http.shared import Shared
+    from epoch.http.shared import ListenerState
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 class Connection:
     """See the module. Created by the listener for every accepted connection."""
 
-    def __init__(self, service: Shared) -> None:
+    def __init__(self, service: ListenerState) -> None:
         # Global state
         self._service = service
         self._loop = service.loop

@@ -8,7 +8,7 @@ from typing import Final
 
 from epoch.http.allocator import Allocator
 from epoch.http.connection import Connection
-from epoch.http.shared import Shared
+from epoch.http.shared import ListenerState
 from epoch.http.tls import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Tls
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ TICK_SECONDS: Final = 1.0
 BACKLOG: Final = 1024
 
 
-class Service(Shared):
+class Service(ListenerState):
     """A listener, and what all its connections share."""
 
     _server: asyncio.Server | None = None

@@ -28,7 +28,7 @@ class Timeouts:
     min_rate: float
 
 
-class Ended(Protocol):
+class ManagedConnection(Protocol):
     """A connection, as far as its listener looks after it."""
 
     def tick(self, now: float) -> None:
@@ -41,7 +41,7 @@ class Ended(Protocol):
         """Close at once."""
 
 
-class Shared:
+class ListenerState:
     """Settings, the handler, and who is connected."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Shared:
         self.closing = False
         self.admission = Admission()
         self.memory = Memory(body_budget)
-        self.connections: set[Ended] = set()
+        self.connections: set[ManagedConnection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         """Requests being answered; some outlive their connection."""
         self._access_log = access_log
@@ -76,7 +76,7 @@ class Shared:
         """Whether the descriptors suffice for what has just come; see `Admission`."""
         return self.admission.make_room(len(self.connections), len(self.tasks), self.loop.time())
 
-    def admit(self, connection: Ended) -> bool:
+    def admit(self, connection: ManagedConnection) -> bool:
         """Whether there is room for a new connection, which now waits for its first request."""
         now = self.loop.time()
         admitted = self.make_room()

@@ -15,9 +15,9 @@ import re
 import secrets
 from typing import Final
 
-from epoch.concurrently import for_each
+from epoch.fan_out import for_each
 from epoch.http.message import Request, Response
-from epoch.names import is_name
+from epoch.oci.names import is_name
 from epoch.registry.listing import has_manifests, listed
 from epoch.registry.paging import page
 from epoch.store.base import ObjectInfo, Store

@@ -19,7 +19,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined] # the stubs la
 from typing import Any, Final
 
 from epoch import log
-from epoch.concurrently import for_each, off_loop
+from epoch.fan_out import for_each, off_loop
 from epoch.store import keys
 from epoch.store.base import ObjectTooLarge, Store, StoreError
 

@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Final, cast
 
-from epoch.digest import HEX_LENGTH, Digest
 from epoch.errors import RegistryError
-from epoch.names import is_tag
+from epoch.oci.digest import HEX_LENGTH, Digest
+from epoch.oci.names import is_tag
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 

@@ -7,25 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from epoch.concurrently import both, for_each
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
+from epoch.fan_out import both, for_each
+from epoch.garbage.pins import Pins
 from epoch.http.message import Request, Response
-from epoch.names import check_name, is_tag
-from epoch.registry import document
+from epoch.oci import document
+from epoch.oci.digest import Digest
+from epoch.oci.document import Document
+from epoch.oci.names import check_name, is_tag
 from epoch.registry.catalog import Catalog, marker_of
 from epoch.registry.dashboard import Dashboard
 from epoch.registry.deletions import Deletions
-from epoch.registry.document import Document
 from epoch.registry.membership import Membership
 from epoch.registry.presence import check_present, confirm_present
 from epoch.registry.referrers import Referrers, entry_of
-from epoch.registry.stored import Stored, TagFinder
+from epoch.registry.stored import StoredManifests, TagFinder
 from epoch.registry.tags import TagForms
 from epoch.registry.whole import Reserve
 from epoch.store import keys
 from epoch.store.base import Store
-from epoch.store.pins import Pins
 
 _REMEMBERED: Final = 4096
 """Manifests whose media type is remembered: a quarter of the time of a GET goes to reading it."""
@@ -78,7 +78,7 @@ class Manifests:
         self._dashboard = dashboard
         self._deletions = deletions or Deletions(store, catalog)
         self._forms = TagForms(store)
-        self._stored = Stored(store, self._forms)
+        self._stored = StoredManifests(store, self._forms)
         self._max_size = max_size
         self._sparse = sparse
         self._types: dict[Digest, str] = {}
@@ -100,12 +100,14 @@ class Manifests:
         if isinstance(asked, Digest) and digest != asked:
             raise RegistryError(Code.DIGEST_INVALID, "the manifest does not have this digest")
         found = await document.read(data, request.headers.get("content-type"))
-        strangers: set[Digest] = set()
+        not_in_repository: set[Digest] = set()
         if not request.caller.sees_all:
             # Else a manifest would open the blobs of others to whoever pushes it.
-            strangers = await self._membership.strangers(repository, [*found.blobs, *found.untyped])
+            not_in_repository = await self._membership.not_in_repository(
+                repository, [*found.blobs, *found.untyped]
+            )
         await check_present(
-            self._store, self._pins, repository, found, strangers, sparse=self._sparse
+            self._store, self._pins, repository, found, not_in_repository, sparse=self._sparse
         )
         push = _Push(repository, digest, tags, data, found)
         watch = await self._deletions.watch(repository)

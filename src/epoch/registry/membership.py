@@ -18,12 +18,12 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from typing import Final
 
-from epoch.concurrently import for_each
-from epoch.digest import Digest
 from epoch.errors import RegistryError
-from epoch.registry import document
+from epoch.fan_out import for_each
+from epoch.oci import document
+from epoch.oci.digest import Digest
 from epoch.registry.listing import digests_prefix, listed, tags
-from epoch.registry.stored import Stored
+from epoch.registry.stored import StoredManifests
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 from epoch.store.readonly import unless_denied
@@ -56,10 +56,10 @@ class Membership:
         await self._store.put(keys.link(repository, digest), b"")
 
     async def has(self, repository: str, digest: Digest) -> bool:
-        """Whether a blob belongs to a repository. See `strangers` for the cost."""
-        return not await self.strangers(repository, [digest])
+        """Whether a blob belongs to a repository. See `not_in_repository` for the cost."""
+        return not await self.not_in_repository(repository, [digest])
 
-    async def strangers(self, repository: str, digests: Collection[Digest]) -> set[Digest]:
+    async def not_in_repository(self, repository: str, digests: Collection[Digest]) -> set[Digest]:
         """Those of the blobs that do not belong to a repository. What belongs need not be stored.
 
         One HEAD for each. Where one is not linked, the manifests of the repository are listed, once
@@ -103,7 +103,7 @@ class _Manifests:
 
     def __init__(self, store: Store, repository: str) -> None:
         self._store = store
-        self._stored = Stored(store)
+        self._stored = StoredManifests(store)
         self._repository = repository
         self.lock: Final = asyncio.Lock()
         self._read: set[int] = set()

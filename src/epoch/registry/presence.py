@@ -1,17 +1,15 @@
-"""Whether what a manifest refers to is here, and whether a blob is referred to at all."""
+"""Whether what a manifest refers to is here."""
 
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Container
 from typing import Final
 
-from epoch.concurrently import for_each
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
-from epoch.registry.document import Document
-from epoch.registry.garbage.named import digests_in
-from epoch.registry.garbage.reader import ManifestReader
+from epoch.fan_out import for_each
+from epoch.garbage.pins import Pins
+from epoch.oci.digest import Digest
+from epoch.oci.document import Document
 from epoch.store import keys
 from epoch.store.base import Store
-from epoch.store.pins import Pins
 
 MAX_NAMED: Final = 100
 """Missing digests that an error names."""
@@ -22,20 +20,20 @@ async def check_present(
     pins: Pins,
     repository: str,
     found: Document,
-    strangers: Container[Digest] = (),
+    not_in_repository: Container[Digest] = (),
     *,
     sparse: bool = False,
 ) -> None:
     """Raise MANIFEST_BLOB_UNKNOWN, with the missing digests as its detail, unless every blob and
-    child manifest of a manifest is here. The subject may be missing. `strangers`: blobs that are
-    to be taken as missing. `sparse`: children of an index may be missing.
+    child manifest of a manifest is here. The subject may be missing. `not_in_repository`: blobs
+    that count as missing. `sparse`: children of an index may be missing.
 
     The blobs stay here until the manifest is written, if that is done at once, but for a deletion
     by request: see `confirm_present`.
     """
 
     async def has_blob(digest: Digest) -> bool:
-        return digest not in strangers and await pins.rely(digest) is not None
+        return digest not in not_in_repository and await pins.rely(digest) is not None
 
     async def has_child(digest: Digest) -> bool:
         return await store.head(keys.manifest_by_digest(repository, digest)) is not None
@@ -72,30 +70,3 @@ async def confirm_present(
     asked. To be called whenever the manifest's copy by digest was written, before its tags are."""
     if await pins.wait_for_deletions((*found.blobs, *found.untyped)):
         await check_present(store, pins, repository, found, sparse=sparse)
-
-
-class References:
-    """Looks for blobs in the manifests of all repositories."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def search(self, digest: Digest) -> Callable[[], Awaitable[bool]]:
-        """A function that says whether any manifest of any repository names the digest.
-
-        Called for the first time it reads all of them, and then what is new. It believes nothing
-        that is not proved: `StoreError` where a manifest is not what it should be.
-        """
-        wanted, found = str(digest), False
-
-        def look(_key: str, data: bytes) -> None:
-            nonlocal found
-            found = found or wanted in digests_in(data)
-
-        manifests = ManifestReader(self._store, look)
-
-        async def is_named() -> bool:
-            await manifests.confirm()
-            return found
-
-        return is_named

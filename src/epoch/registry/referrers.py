@@ -14,17 +14,16 @@ from collections.abc import Container, Iterable
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from epoch import media
-from epoch.concurrently import both, for_each
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
+from epoch.fan_out import both, for_each
 from epoch.http.message import Request, Response
-from epoch.names import check_name
-from epoch.registry import document
-from epoch.registry.jsontext import parse_object
+from epoch.oci import document, media_types
+from epoch.oci.digest import Digest
+from epoch.oci.names import check_name
+from epoch.oci.strict_json import parse_object
 from epoch.registry.listing import digest_of_key, digests_prefix, file_name, listed
 from epoch.registry.paging import next_link
-from epoch.registry.stored import Stored
+from epoch.registry.stored import StoredManifests
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 from epoch.store.readonly import unless_denied
@@ -41,9 +40,9 @@ Descriptor = dict[str, Any]
 class Referrers:
     """The index of referrers, and the handler of `/v2/<name>/referrers/<digest>`."""
 
-    def __init__(self, store: Store, stored: Stored | None = None) -> None:
+    def __init__(self, store: Store, stored: StoredManifests | None = None) -> None:
         self._store = store
-        self._stored = stored or Stored(store)
+        self._stored = stored or StoredManifests(store)
         self._scans: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reads = asyncio.Semaphore(READS)
 
@@ -219,13 +218,13 @@ def _answer(
     shown: list[Descriptor],
     last: Digest | None,
 ) -> Response:
-    headers = [("Content-Type", media.OCI_INDEX)]
+    headers = [("Content-Type", media_types.OCI_INDEX)]
     if types:
         headers.append(("OCI-Filters-Applied", "artifactType"))
     if last is not None:
         query = [("artifactType", value) for value in types] + [("last", file_name(last))]
         headers.append(("Link", next_link(f"/v2/{repository}/referrers/{subject}", query)))
-    index = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": shown}
+    index = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": shown}
     body = json.dumps(index, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(200, headers, body)
 

@@ -15,22 +15,21 @@ reads of a tag are one read of the store, and bytes that change under the same e
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
 from typing import Final
 
 from epoch import log
-from epoch.concurrently import both, for_each
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
+from epoch.fan_out import both, for_each
+from epoch.oci.digest import Digest
+from epoch.oci.document import MAX_STORED
+from epoch.oci.strict_json import parse_object
 from epoch.registry import listing
-from epoch.registry.document import MAX_STORED
-from epoch.registry.jsontext import parse_object
 from epoch.registry.tags import TagForms
 from epoch.registry.whole import Reserve, read_whole
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
+from epoch.store.etags import is_md5_of, md5_in, md5_of
 
 _REMEMBERED: Final = 4096
 """Tags whose digest is remembered; the one that was seen first goes first."""
@@ -39,10 +38,9 @@ _SETTLED: Final = 5.0
 whole seconds by a clock that is not quite ours."""
 _READS: Final = 4
 """How often an object is read before it counts as damaged. It may also have been replaced."""
-_MD5: Final = re.compile(r'"?([0-9a-f]{32})"?', re.ASCII)
 
 
-class Stored:
+class StoredManifests:
     """Reads and checks them. One per process, for what it remembers."""
 
     def __init__(self, store: Store, forms: TagForms | None = None) -> None:
@@ -110,7 +108,7 @@ class Stored:
                 return False
             if Digest.of(found[1], digest.algorithm) == digest:
                 return await self._is_form(repository, tag, found[1], digest)
-            if has_md5_of(*found) or found == last:
+            if is_md5_of(found[0].etag, found[1]) or found == last:
                 return False
             last = found
         return False
@@ -145,10 +143,10 @@ class Stored:
         if len(data) != info.size:
             return None
         digest, copy = await self._resolve(repository, tag, data)
-        if has_md5_of(info, data):
+        if is_md5_of(info.etag, data):
             if copy is None and not _is_json(data):
                 return None
-        elif copy is None or (_is_md5(info) and not is_again):
+        elif copy is None or (md5_in(info.etag) and not is_again):
             return None
         if _is_settled(info):
             name = repository, tag
@@ -186,7 +184,7 @@ class TagFinder:
     def __init__(
         self,
         store: Store,
-        stored: Stored,
+        stored: StoredManifests,
         repository: str,
         digest: Digest,
         copy: tuple[ObjectInfo, bytes],
@@ -199,7 +197,7 @@ class TagFinder:
         self._repository = repository
         self._digest = digest
         self._size = len(data) if Digest.of(data, digest.algorithm) == digest else None
-        self._md5 = _md5_of(data) if self._size is not None and has_md5_of(info, data) else None
+        self._md5 = md5_of(data) if self._size is not None and is_md5_of(info.etag, data) else None
         self._known: dict[str, tuple[ObjectInfo, bool]] = {}
 
     @property
@@ -220,8 +218,8 @@ class TagFinder:
     def _may_stand(self, info: ObjectInfo) -> bool:
         if self._size is None:
             return True
-        etag = _MD5.fullmatch(info.etag) if self._md5 is not None else None
-        return info.size == self._size and (etag is None or etag[1] == self._md5)
+        etag = md5_in(info.etag) if self._md5 is not None else None
+        return info.size == self._size and etag in (None, self._md5)
 
     async def _stands(self, listed: tuple[str, ObjectInfo]) -> str | None:
         tag, info = listed
@@ -242,20 +240,6 @@ def _is_same(one: ObjectInfo, other: ObjectInfo) -> bool:
 
 def _is_settled(info: ObjectInfo) -> bool:
     return info.modified < time.time() - _SETTLED
-
-
-def _is_md5(info: ObjectInfo) -> bool:
-    return _MD5.fullmatch(info.etag) is not None
-
-
-def has_md5_of(info: ObjectInfo, data: bytes) -> bool:
-    """Whether the etag is the MD5 sum of these bytes."""
-    found = _MD5.fullmatch(info.etag)
-    return found is not None and found[1] == _md5_of(data)
-
-
-def _md5_of(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _is_json(data: bytes) -> bool:

@@ -3,10 +3,10 @@
 import json
 from typing import Final
 
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
-from epoch.names import check_name
+from epoch.oci.digest import Digest
+from epoch.oci.names import check_name
 from epoch.registry import listing
 from epoch.registry.catalog import Catalog
 from epoch.registry.paging import page

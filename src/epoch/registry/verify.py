@@ -11,21 +11,21 @@ from typing import Final
 
 from epoch import log
 from epoch._fastio import Sha256
-from epoch.digest import HEX_LENGTH, Digest
 from epoch.errors import RegistryError
-from epoch.registry.garbage.proof import (
+from epoch.garbage.pins import TIMES, Pins, Times
+from epoch.oci.digest import HEX_LENGTH, Digest
+from epoch.progress import Progress
+from epoch.registry.listing import digest_of_key
+from epoch.registry.proof import (
     PREFIX,
     Unproved,
     has_copy,
-    is_md5,
     read_proved,
     repository_of,
     tag_of,
 )
-from epoch.registry.garbage.report import Progress
-from epoch.registry.listing import digest_of_key
 from epoch.store.base import ObjectInfo, Store, StoreError
-from epoch.store.pins import TIMES, Pins, Times
+from epoch.store.etags import is_md5_of
 
 PIECE: Final = 1024 * 1024
 """Bytes that are hashed at once, in a thread; two of them are held for each object."""
@@ -173,7 +173,7 @@ class Verifier:
         repository = repository_of(info.key)
         if data is None or tag_of(info.key) is None or repository is None:
             return None
-        if is_md5(info.etag, data):
+        if is_md5_of(info.etag, data):
             return None
         for _ in range(2):
             if await has_copy(self._store, repository, data):

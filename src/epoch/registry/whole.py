@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from epoch.registry.document import MAX_STORED
+from epoch.oci.document import MAX_STORED
 from epoch.store.base import ObjectTooLarge
 
 Found = TypeVar("Found")

@@ -1,6 +1,6 @@
 """Object keys, behind the prefix: the Go server's, and new ones where it never lists."""
 
-from epoch.digest import Digest
+from epoch.oci.digest import Digest
 
 
 def blob(digest: Digest) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from epoch.config import UploadSettings
-from epoch.digest import HEX_LENGTH, Digest
 from epoch.errors import Code, RegistryError
+from epoch.garbage.pins import Pins
 from epoch.http.message import Request, Response
-from epoch.names import check_name, is_name
+from epoch.oci.digest import HEX_LENGTH, Digest
+from epoch.oci.names import check_name, is_name
 from epoch.store import keys
 from epoch.store.base import Store, StoreError
-from epoch.store.pins import Pins
 from epoch.upload.budget import Budget
 from epoch.upload.chunked import Chunked
 from epoch.upload.pushes import Pushes
@@ -23,7 +23,7 @@ IGNORED_BODY: Final = 65536
 """Bytes of a body that a POST which begins an upload may have for no reason; it is dropped."""
 
 
-class Blobs:
+class BlobUploads:
     """`PUT blobs/<digest>`, `POST blobs/uploads/`, and all of `blobs/uploads/<session>`."""
 
     def __init__(

@@ -15,18 +15,18 @@ from typing import Final
 
 from epoch import log
 from epoch._fastio import PartBuffer, Sha256
-from epoch.concurrently import both
 from epoch.config import MAX_PARTS
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
+from epoch.fan_out import both
 from epoch.http.message import Body, BodyCut, ClientGone, Request, Response
 from epoch.metrics import metrics
+from epoch.oci.digest import Digest
 from epoch.store.base import Part, StoreError
 from epoch.upload.closing import Closer
-from epoch.upload.dispatcher import Begun
+from epoch.upload.dispatcher import ExistingUpload
 from epoch.upload.pushes import Pushes, outcome_of
 from epoch.upload.session import Session, Tail
-from epoch.upload.session_store import Held, Sessions, conflict, range_of
+from epoch.upload.session_store import Sessions, SessionWriter, conflict, range_of
 from epoch.upload.transfer import Transfer
 
 MERGE_LIMIT: Final = 1024 * 1024
@@ -124,7 +124,7 @@ class Chunked:
         # 0: of a blob that came whole nothing went through the session.
         return stored is not None and session.offset in (0, stored.size)
 
-    async def _push_whole(self, held: Held, body: Body, digest: Digest) -> None:
+    async def _push_whole(self, held: SessionWriter, body: Body, digest: Digest) -> None:
         """All bytes come with the digest: straight to the blob's key, verified before it exists."""
         try:
             await self._pushes.push(body, digest)
@@ -140,7 +140,7 @@ class Chunked:
             raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN, "the upload has been completed")
         return session
 
-    async def _finish(self, held: Held, digest: Digest) -> None:
+    async def _finish(self, held: SessionWriter, digest: Digest) -> None:
         try:
             await self._closer.commit(held, digest)
         except RegistryError as error:
@@ -149,7 +149,7 @@ class Chunked:
         metrics.pushes["created"] += 1
 
     async def _append(
-        self, held: Held, body: Body, expected: int | None, closing: str = ""
+        self, held: SessionWriter, body: Body, expected: int | None, closing: str = ""
     ) -> None:
         """Receive a body behind what is there, and write the next generation."""
         session = held.now
@@ -168,7 +168,7 @@ class Chunked:
             limit=limit if expected is None else min(limit, expected),
             part_size=part_size,
             keep_last=False,
-            begun=Begun(session.multipart, list(session.parts)),
+            begun=ExistingUpload(session.multipart, list(session.parts)),
             claim=held.claim,
         )
         alive = asyncio.create_task(self._sessions.keep_alive(session, ALIVE_SECONDS))
@@ -191,7 +191,7 @@ class Chunked:
 
     async def _receive(
         self,
-        held: Held,
+        held: SessionWriter,
         receipt: _Receipt,
         body: Body,
         first: PartBuffer | None,
@@ -214,7 +214,12 @@ class Chunked:
         await self._keep(held, receipt, closing=closing)
 
     async def _keep(
-        self, held: Held, receipt: _Receipt, *, interrupted: bool = False, closing: str = ""
+        self,
+        held: SessionWriter,
+        receipt: _Receipt,
+        *,
+        interrupted: bool = False,
+        closing: str = "",
     ) -> None:
         """Make what was received safe: its parts, the rest as a tail, the next generation."""
         before, transfer = held.now, receipt.transfer
@@ -239,7 +244,9 @@ class Chunked:
         )
         await self._advance(held, transfer, after)
 
-    async def _keep_parts(self, held: Held, receipt: _Receipt, failure: StoreError) -> None:
+    async def _keep_parts(
+        self, held: SessionWriter, receipt: _Receipt, failure: StoreError
+    ) -> None:
         """The store has failed for good: let the session stand at the end of the parts that it
         has, so that a client that asks goes on from there."""
         transfer = receipt.transfer
@@ -269,7 +276,7 @@ class Chunked:
         else:
             log.warn("an upload broke off", id=held.now.id, kept=offset, reason=failure)
 
-    async def _advance(self, held: Held, transfer: Transfer, after: Session) -> None:
+    async def _advance(self, held: SessionWriter, transfer: Transfer, after: Session) -> None:
         """Write the next generation: what it names is the session's from now on."""
         before = held.now
         try:
@@ -288,8 +295,8 @@ class Chunked:
         self._pushes.in_background(self._sessions.delete([*held.stale, *gone]))
 
     async def _settle(
-        self, held: Held, receipt: _Receipt, last: PartBuffer | None
-    ) -> tuple[Begun, tuple[Tail, ...], Part | None]:
+        self, held: SessionWriter, receipt: _Receipt, last: PartBuffer | None
+    ) -> tuple[ExistingUpload, tuple[Tail, ...], Part | None]:
         dispatcher = receipt.transfer.dispatcher
         before = () if receipt.loaded else held.now.tails
         if last is None:
@@ -306,7 +313,9 @@ class Chunked:
             )
             return await dispatcher.settle(), (tail,), part
 
-    async def _merge(self, held: Held, receipt: _Receipt, data: memoryview) -> tuple[Tail, ...]:
+    async def _merge(
+        self, held: SessionWriter, receipt: _Receipt, data: memoryview
+    ) -> tuple[Tail, ...]:
         """Store `data` behind the tails, joined with those before that are not larger."""
         end = receipt.hasher.export_state()
         kept, size = list(held.now.tails), len(data)

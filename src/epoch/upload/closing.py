@@ -10,13 +10,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 from epoch._fastio import PartBuffer, Sha256, fill
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
+from epoch.oci.digest import Digest
 from epoch.store import keys
 from epoch.store.base import Multipart
 from epoch.upload.pushes import Pushes, check_digest
 from epoch.upload.session import Session, Tail
-from epoch.upload.session_store import Damaged, Held, Sessions
+from epoch.upload.session_store import Damaged, Sessions, SessionWriter
 
 
 class Closer:
@@ -27,7 +27,7 @@ class Closer:
         self._store = pushes.store
         self._sessions = sessions
 
-    async def commit(self, held: Held, digest: Digest) -> None:
+    async def commit(self, held: SessionWriter, digest: Digest) -> None:
         """Make the blob of a complete session visible, or raise DIGEST_INVALID: the content is
         not what was promised, and the session is given up."""
         unused: Multipart | None = None
@@ -85,7 +85,7 @@ class Closer:
             return False
         return digest.algorithm == "sha256" or session.verified == str(digest)
 
-    async def _build(self, held: Held, digest: Digest) -> None:
+    async def _build(self, held: SessionWriter, digest: Digest) -> None:
         """Bring the bytes to the blob's key."""
         session = held.now
         if session.multipart is None:
@@ -102,7 +102,7 @@ class Closer:
         await self._pushes.pins.claim(digest)
         await self._store.move(session.data_key, keys.blob(digest), session.offset)
 
-    async def _complete(self, held: Held, upload: Multipart) -> bool:
+    async def _complete(self, held: SessionWriter, upload: Multipart) -> bool:
         """Make the session's object of its parts; False where it was only found.
 
         What we complete is proven: the bytes that we stored count, not others, since their etags

@@ -15,14 +15,14 @@ from epoch.metrics import metrics
 from epoch.store.base import Multipart, Part, Store
 
 
-class Begun(NamedTuple):
+class ExistingUpload(NamedTuple):
     """A multipart upload, None where there is none yet, and its parts in order."""
 
     upload: Multipart | None
     parts: list[Part]
 
 
-NOTHING: Final = Begun(None, [])
+NOTHING: Final = ExistingUpload(None, [])
 
 
 class Dispatcher:
@@ -36,7 +36,7 @@ class Dispatcher:
         *,
         on_room: Callable[[], None],
         on_failure: Callable[[Exception], None],
-        begun: Begun = NOTHING,
+        begun: ExistingUpload = NOTHING,
         claim: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`on_room()`: a part is done. `on_failure(error)`: a part failed for good, give up.
@@ -106,17 +106,17 @@ class Dispatcher:
         await self._store.complete_multipart(stored.upload, stored.parts)
         metrics.multiparts -= 1
 
-    async def settle(self) -> Begun:
+    async def settle(self) -> ExistingUpload:
         """Wait until all parts are in the store. Raises `StoreError`."""
         while self._tasks and self._error is None:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
         if self._error is not None:
             raise self._error
-        return Begun(
+        return ExistingUpload(
             self._upload or self._begun.upload, sorted(self._parts, key=lambda part: part.number)
         )
 
-    async def settle_begin(self) -> Begun:
+    async def settle_begin(self) -> ExistingUpload:
         """After a failure: the parts that are stored without a gap, once none that is under way
         can add to them."""
         while waiting := [
@@ -129,7 +129,7 @@ class Dispatcher:
         whole = list[Part]()
         while (part := stored.get(len(whole) + 1)) is not None:
             whole.append(part)
-        return Begun(self._upload or self._begun.upload, whole)
+        return ExistingUpload(self._upload or self._begun.upload, whole)
 
     async def put_last(self, data: memoryview) -> Part:
         """Store the part behind all that were shipped, which is still the caller's: it counts

@@ -24,14 +24,14 @@ from epoch._fastio import HashQueue, PartBuffer, Sha256, hash_together, lanes_wo
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-PILE: Final = 4 * 1024 * 1024
+ROUND_BYTES: Final = 4 * 1024 * 1024
 """Bytes that one push collects for a round, or less at the end of a part. They are out of the cache
 when they are hashed, which costs less than many short receives, each with a pause."""
 
-PATIENCE: Final = 2
+ROUND_WAIT_TURNS: Final = 2
 """Turns of the loop that a round waits for more pushes to have their pile."""
 
-SOLITUDE: Final = 64
+ROUND_COOLDOWN: Final = 64
 """Receives that are hashed one by one after a round in which too few pushes took part."""
 
 LANES: Final = 16
@@ -39,10 +39,10 @@ SLICE: Final = 512 * 1024
 """The most pushes, and the most bytes of each, that are hashed in one step of the loop: 8 MiB in 3
 milliseconds side by side. Twice as much would save nothing that can be measured."""
 
-STEP: Final = 8 * 1024 * 1024
+THREAD_JOB_BYTES: Final = 8 * 1024 * 1024
 """Bytes from which on another thread is woken. It costs as much as hashing some 100 KiB."""
 
-BEHIND: Final = 16 * 1024 * 1024
+MAX_BACKLOG: Final = 16 * 1024 * 1024
 """Bytes of one push that may wait for another thread."""
 
 
@@ -121,12 +121,12 @@ class Hashing:
         """Begin the next round, unless it is worth waiting for more pushes."""
         self._turns += 1
         count = len(self._coming)
-        if 0 < count < self._running and self._turns <= PATIENCE:
+        if 0 < count < self._running and self._turns <= ROUND_WAIT_TURNS:
             return False
         self._turns = 0
         self._round, self._coming = self._coming, []
         if 0 < 3 * count < 2 * self._lanes:
-            self._alone = SOLITUDE
+            self._alone = ROUND_COOLDOWN
         return bool(count)
 
     def _hash_slice(self) -> None:
@@ -165,7 +165,7 @@ class Digesting:
     @property
     def must_wait(self) -> bool:
         """Whether no more bytes are to be received now; `on_hashed` will tell."""
-        return self._resting or self.queue.waiting + self.queue.held > BEHIND
+        return self._resting or self.queue.waiting + self.queue.held > MAX_BACKLOG
 
     @property
     def behind(self) -> bool:
@@ -186,7 +186,7 @@ class Digesting:
             return
         if self._job is None and hashing.in_rounds:
             self.queue.add(part, count)
-            if self.queue.waiting >= PILE or not part.room:
+            if self.queue.waiting >= ROUND_BYTES or not part.room:
                 self._resting = True
                 hashing.rest(self)
             return
@@ -230,7 +230,7 @@ class Digesting:
     def _go_on(self) -> None:
         """Hash what waits, if it is worth it or due, and nobody else is going to."""
         waiting, executor = self.queue.waiting, self._hashing.executor
-        worth = waiting >= STEP or (self._due and waiting > 0)
+        worth = waiting >= THREAD_JOB_BYTES or (self._due and waiting > 0)
         if self._resting or self._job is not None or not worth:
             return
         if executor is None or waiting < SLICE:

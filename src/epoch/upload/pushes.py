@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from epoch import log
 from epoch.config import UploadSettings
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
+from epoch.garbage.pins import LONGEST, Pins
 from epoch.http.message import Body, BodyCut, ClientGone
 from epoch.metrics import PushOutcome, metrics
+from epoch.oci.digest import Digest
 from epoch.store import keys
 from epoch.store.base import Store, StoreError
-from epoch.store.pins import LONGEST, Pins
 from epoch.upload.budget import Budget
 from epoch.upload.hashing import Hashing
 from epoch.upload.sink import DiscardSink, new_hasher

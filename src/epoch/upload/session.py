@@ -15,7 +15,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from epoch.digest import Digest
+from epoch.oci.digest import Digest
 from epoch.store.base import Multipart, Part
 
 MAX_STATE: Final = 4 * 1024 * 1024

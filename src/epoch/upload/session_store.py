@@ -47,7 +47,7 @@ class Damaged(StoreError):
         super().__init__(message, retry_after=None)
 
 
-class Held:
+class SessionWriter:
     """A session that one request writes to."""
 
     def __init__(self, sessions: Sessions, session: Session) -> None:
@@ -131,7 +131,7 @@ class Sessions:
         return session or empty
 
     @asynccontextmanager
-    async def hold(self, session: Session) -> AsyncIterator[Held]:
+    async def hold(self, session: Session) -> AsyncIterator[SessionWriter]:
         """Reserve a session for one request of this process; 416 if another one has it.
 
         Only a shortcut, that spares the loser its body: `advance` is what decides.
@@ -139,7 +139,7 @@ class Sessions:
         if session.id in self._busy:
             raise conflict(session, "another request is writing to this upload")
         self._busy.add(session.id)
-        held = Held(self, session.taken_over())
+        held = SessionWriter(self, session.taken_over())
         try:
             yield held
         except StoreError as error:

@@ -9,7 +9,7 @@ from epoch.config import UploadSettings
 from epoch.http.message import Body, Flow
 from epoch.store.base import Store
 from epoch.upload.budget import Budget
-from epoch.upload.dispatcher import NOTHING, Begun, Dispatcher
+from epoch.upload.dispatcher import NOTHING, Dispatcher, ExistingUpload
 from epoch.upload.hashing import Hasher, Hashing
 from epoch.upload.sink import PartSink
 
@@ -29,7 +29,7 @@ class Transfer:
         limit: int,
         part_size: int,
         keep_last: bool = True,
-        begun: Begun = NOTHING,
+        begun: ExistingUpload = NOTHING,
         claim: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`limit`: the most bytes of this body. `keep_last`: a full part at the end of a body of

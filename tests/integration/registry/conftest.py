@@ -9,25 +9,25 @@ from typing import Any
 
 import pytest
 
-from epoch import media
 from epoch._fastio import PartBuffer, fill
-from epoch.digest import Digest
-from epoch.download.blobs import Blobs
+from epoch.download.blobs import BlobDownloads
 from epoch.errors import Code, RegistryError
+from epoch.garbage.pins import Pins, Times
+from epoch.garbage.references import References
 from epoch.http.message import BodySink, BodyStream, Flow, Request, Response
+from epoch.oci import media_types
+from epoch.oci.digest import Digest
 from epoch.registry.catalog import Catalog
 from epoch.registry.dashboard import Dashboard
 from epoch.registry.deletions import WAITS, Deletions, Waits
 from epoch.registry.manifests import Manifests
 from epoch.registry.membership import Membership
-from epoch.registry.presence import References
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import Tags
 from epoch.store import keys
 from epoch.store.base import Store
-from epoch.store.directory import DirectoryStore
-from epoch.store.pins import Pins, Times
-from epoch.store.s3 import S3Store
+from epoch.store.directory.store import DirectoryStore
+from epoch.store.s3.store import S3Store
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -106,7 +106,7 @@ class House:
         )
         self.tags = Tags(store, self.catalog)
         self.membership = Membership(store)
-        self.blobs = Blobs(store, References(store).search, self.membership.has, pins=pins)
+        self.blobs = BlobDownloads(store, References(store).search, self.membership.has, pins=pins)
 
     def request(
         self,
@@ -132,7 +132,7 @@ class House:
 
         value = {
             "schemaVersion": 2,
-            "mediaType": media.OCI_MANIFEST,
+            "mediaType": media_types.OCI_MANIFEST,
             "config": await push(b"{}", CONFIG_TYPE),
             "layers": [await push(layer, LAYER_TYPE) for layer in layers],
             **more,
@@ -140,7 +140,10 @@ class House:
         return json.dumps(value).encode()
 
     def descriptor(
-        self, content: bytes, media_type: str = media.OCI_MANIFEST, digest: Digest | None = None
+        self,
+        content: bytes,
+        media_type: str = media_types.OCI_MANIFEST,
+        digest: Digest | None = None,
     ) -> dict[str, Any]:
         return {
             "mediaType": media_type,
@@ -150,7 +153,12 @@ class House:
 
     def index(self, *children: bytes, **more: Any) -> bytes:
         manifests = [self.descriptor(child) for child in children]
-        value = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": manifests, **more}
+        value = {
+            "schemaVersion": 2,
+            "mediaType": media_types.OCI_INDEX,
+            "manifests": manifests,
+            **more,
+        }
         return json.dumps(value).encode()
 
     async def put(
@@ -185,7 +193,7 @@ class House:
         response = await self.referrers.get(request, name, str(digest))
         listed = json.loads(self.body(response))
         assert response.status == 200
-        assert self.header(response, "Content-Type") == listed["mediaType"] == media.OCI_INDEX
+        assert self.header(response, "Content-Type") == listed["mediaType"] == media_types.OCI_INDEX
         assert listed["schemaVersion"] == 2
         return listed["manifests"], response
 

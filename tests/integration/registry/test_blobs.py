@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from epoch.digest import Digest
-from epoch.download.blobs import Blobs
-from epoch.download.stream import Stored
+from epoch.download.blobs import BlobDownloads
+from epoch.download.stream import BlobStream
 from epoch.errors import Code, RegistryError
+from epoch.oci.digest import Digest
 from epoch.store.base import ObjectInfo, StoreError
 
 REPO = "team/app"
@@ -127,7 +127,7 @@ async def test_a_blob_that_any_manifest_needs_is_not_deleted(house: Any) -> None
 
 async def test_a_redirect_where_the_store_can_presign(house: Any) -> None:
     digest = await house.push_blob(CONTENT)
-    blobs = Blobs(house.store, house.blobs._search, house.membership.has, redirect=True)
+    blobs = BlobDownloads(house.store, house.blobs._search, house.membership.has, redirect=True)
     response = await blobs.get(house.request(), REPO, str(digest))
     if await house.store.presign("blobs/x", 60) is None:
         assert await house.read(response) == CONTENT
@@ -160,7 +160,7 @@ async def test_an_object_that_is_cut_short_ends_in_an_error(house: Any, lost: in
     digest = await house.push_blob(CONTENT)
     context = house.store.open(f"blobs/sha256/{digest.hex}")
     await context.__aenter__()
-    stream = Stored(house.store, context, Short(), 0, 2048)
+    stream = BlobStream(house.store, context, Short(), 0, 2048)
     with pytest.raises(StoreError):
         async for _ in stream:
             pass

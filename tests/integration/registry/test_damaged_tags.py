@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from epoch.digest import Digest
 from epoch.errors import Code
-from epoch.registry.stored import Stored
+from epoch.oci.digest import Digest
+from epoch.registry.stored import StoredManifests
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
-from epoch.store.directory import DirectoryStore
-from epoch.store.s3 import S3Store
+from epoch.store.directory.store import DirectoryStore
+from epoch.store.s3.store import S3Store
 from tests.integration.registry.conftest import House
 from tests.tools.failing import Failing
 from tests.tools.memory import MemoryStore
@@ -218,7 +218,7 @@ async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     data = await house.image(b"a layer")
     tags = [f"v{number}" for number in range(5)]
     await house.push(REPO, data, *tags)
-    stored = Stored(store)
+    stored = StoredManifests(store)
     for tag in tags:
         assert await stored.by_tag(REPO, tag) == (data, Digest.of(data))
     assert len(stored._seen) == 3

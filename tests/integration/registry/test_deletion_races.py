@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from epoch.config import MIB, UploadSettings
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
+from epoch.garbage.pins import DELETIONS, Pins, Times
+from epoch.oci.digest import Digest
 from epoch.registry import manifests
 from epoch.store import keys
 from epoch.store.base import Store, StoreError
-from epoch.store.directory import DirectoryStore
-from epoch.store.pins import DELETIONS, Pins, Times
-from epoch.upload.blobs import Blobs as Uploads
+from epoch.store.directory.store import DirectoryStore
+from epoch.upload.blobs import BlobUploads
 from tests.integration.registry.conftest import House
 from tests.tools.aged import Aged, Stepped
 
@@ -58,7 +58,7 @@ async def push_manifest(store: Store, manifest: bytes) -> str:
 
 async def push_layer(store: Store, _manifest: bytes) -> str:
     settings = UploadSettings(part_size=5 * MIB, budget=8 * MIB, hash_threads=0)
-    uploads = Uploads(store, settings, House(store).membership.has, None, Pins(store, TIMES))
+    uploads = BlobUploads(store, settings, House(store).membership.has, None, Pins(store, TIMES))
     request = House(store).request("PUT", None, LAYER, content_length=str(len(LAYER)))
     try:
         return await outcome(uploads.put(request, "a", str(DIGEST)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from epoch import media
-from epoch.digest import Digest
 from epoch.errors import Code
-from epoch.registry.garbage.collector import Collector
+from epoch.garbage.collector import Collector
+from epoch.oci import media_types
+from epoch.oci.digest import Digest
 from epoch.registry.manifests import Manifests
 from epoch.store import keys
 from tests.integration.registry.conftest import LAYER_TYPE, House
@@ -23,7 +23,7 @@ def cache(house: House, *layers: bytes) -> bytes:
     """The index that BuildKit's `--cache-to type=registry,image-manifest=false` pushes."""
     children = [house.descriptor(layer, LAYER_TYPE) for layer in layers]
     children.append(house.descriptor(b"config", CACHE_TYPE))
-    value = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": children}
+    value = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": children}
     return json.dumps(value).encode()
 
 
@@ -36,13 +36,13 @@ async def test_an_index_of_blobs_is_accepted(house: House) -> None:
     assert (await house.put(REPO, "cache", data)).status == 201
     pulled = await house.get(REPO, "cache")
     assert pulled.body == data
-    assert house.header(pulled, "Content-Type") == media.OCI_INDEX
+    assert house.header(pulled, "Content-Type") == media_types.OCI_INDEX
 
 
 async def test_a_child_of_an_unknown_media_type_may_be_a_manifest(house: House) -> None:
     child = json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.example+json"}).encode()
     descriptor = house.descriptor(child, "application/vnd.example+json")
-    value = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": [descriptor]}
+    value = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": [descriptor]}
     index = json.dumps(value).encode()
     refused = await house.refused(house.put(REPO, "v1", index))
     assert refused == (404, Code.MANIFEST_BLOB_UNKNOWN)

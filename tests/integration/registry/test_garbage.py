@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from epoch import media
-from epoch.digest import Digest
-from epoch.registry.garbage.blobs import BATCH
-from epoch.registry.garbage.collector import LAST, Collector
-from epoch.registry.garbage.named import digests_in
-from epoch.registry.garbage.report import Report
+from epoch.garbage.collector import LAST, Collector
+from epoch.garbage.pins import SWEEPS, TIMES, Pins, Times
+from epoch.garbage.references import digests_in
+from epoch.garbage.report import Report
+from epoch.garbage.sweep import BATCH
+from epoch.oci import media_types
+from epoch.oci.digest import Digest
 from epoch.store import keys
 from epoch.store.base import Store, StoreError
-from epoch.store.pins import SWEEPS, TIMES, Pins, Times
 from tests.integration.registry.conftest import House
 from tests.tools.aged import Aged
 
@@ -136,7 +136,7 @@ async def test_what_is_no_blob_of_ours_stays(aged: Aged) -> None:
 async def test_a_manifest_that_cannot_be_read_stops_it(
     aged: Aged, old_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("epoch.registry.garbage.proof.MAX_STORED", 100)
+    monkeypatch.setattr("epoch.registry.proof.MAX_STORED", 100)
     await old_house.push_blob(b"garbage")
     await aged.put("manifests/r/huge.json", b"x" * 101)
     await age_all(aged)
@@ -146,7 +146,7 @@ async def test_a_manifest_that_cannot_be_read_stops_it(
 
 
 async def test_more_than_one_batch(aged: Aged, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("epoch.registry.garbage.blobs.BATCH", 7)
+    monkeypatch.setattr("epoch.garbage.sweep.BATCH", 7)
     house = House(aged)
     for number in range(30):
         await house.push_blob(b"%d" % number)
@@ -313,7 +313,7 @@ def test_digests_are_found_however_they_are_written(text: str) -> None:
 
 def test_what_is_no_json_names_only_what_it_shows() -> None:
     assert digests_in(b'\xff\\u0061{{{"' + b"[" * 100_000) == set()
-    assert digests_in(json.dumps({"mediaType": media.OCI_INDEX}).encode()) == set()
+    assert digests_in(json.dumps({"mediaType": media_types.OCI_INDEX}).encode()) == set()
 
 
 async def test_when_the_last_one_began(aged: Aged) -> None:
@@ -326,7 +326,7 @@ async def test_when_the_last_one_began(aged: Aged) -> None:
 
 
 async def test_it_can_be_stopped(aged: Aged, old_house: House, monkeypatch: Any) -> None:
-    monkeypatch.setattr("epoch.registry.garbage.blobs.BATCH", 1)
+    monkeypatch.setattr("epoch.garbage.sweep.BATCH", 1)
     for number in range(3):
         await old_house.push_blob(b"%d" % number)
     await age_all(aged)

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
-from epoch.registry.garbage.collector import LAST, Collector
-from epoch.registry.garbage.report import Report
+from epoch.garbage.collector import LAST, Collector
+from epoch.garbage.pins import Pins, Times
+from epoch.garbage.report import Report
+from epoch.oci.digest import Digest
 from epoch.store import keys
 from epoch.store.base import Store, StoreError
-from epoch.store.pins import Pins, Times
 from tests.integration.registry.conftest import House
 from tests.tools.aged import Aged
 from tests.tools.lying import CONTENT_LIES, HTML, LIST_LIES, MISSING, Lie, Lying

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
-from epoch.registry.garbage.collector import Collector
+from epoch.garbage.collector import Collector
+from epoch.garbage.pins import Pins, Times
+from epoch.oci.digest import Digest
 from epoch.registry.manifests import Manifests
 from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store, StoreError
-from epoch.store.directory import DirectoryStore
-from epoch.store.pins import Pins, Times
+from epoch.store.directory.store import DirectoryStore
 from tests.integration.registry.conftest import House
 from tests.tools.aged import Aged, Stepped
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from epoch.digest import Digest
+from epoch.garbage.pins import Pins
+from epoch.oci.digest import Digest
 from epoch.registry.dashboard import Dashboard
 from epoch.registry.deletions import Deletions, Watch
 from epoch.store import keys
 from epoch.store.base import ObjectInfo
-from epoch.store.pins import Pins
 from tests.integration.registry.worlds import (
     REPO,
     SUBJECT,

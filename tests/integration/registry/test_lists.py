@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from epoch import media
-from epoch.digest import Digest
 from epoch.errors import Code
+from epoch.oci import media_types
+from epoch.oci.digest import Digest
 from epoch.registry import referrers
 from epoch.store import keys
 
@@ -74,7 +74,7 @@ async def test_referrers_are_indexed_and_filtered(house: Any) -> None:
     expected = [
         house.descriptor(one) | {"artifactType": "application/one+json"},
         house.descriptor(two) | {"artifactType": config_type, "annotations": {"clé": "\U0001f600"}},
-        house.descriptor(three, media.OCI_INDEX),
+        house.descriptor(three, media_types.OCI_INDEX),
     ]
     assert sorted(found, key=str) == sorted(expected, key=str)
     found, response = await house.list_referrers(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from epoch import media
-from epoch.digest import Digest
 from epoch.errors import Code, RegistryError
+from epoch.oci import media_types
+from epoch.oci.digest import Digest
 from epoch.store import keys
 
 REPO = "team/app"
@@ -17,7 +17,9 @@ REPO = "team/app"
 async def test_what_is_pushed_by_tag_is_pulled_exactly(house: Any) -> None:
     data = await house.image(b"layer", **{"org.unknown": "kept"}) + b"\n \n"
     digest = str(Digest.of(data))
-    pushed = await house.put(REPO, "v1", data, content_type=f"{media.OCI_MANIFEST}; charset=utf-8")
+    pushed = await house.put(
+        REPO, "v1", data, content_type=f"{media_types.OCI_MANIFEST}; charset=utf-8"
+    )
     assert pushed.status == 201
     assert house.header(pushed, "Docker-Content-Digest") == digest
     assert house.header(pushed, "Location") == f"/v2/{REPO}/manifests/{digest}"
@@ -25,7 +27,7 @@ async def test_what_is_pushed_by_tag_is_pulled_exactly(house: Any) -> None:
     for reference in ("v1", digest):
         pulled = await house.get(REPO, reference)
         assert (pulled.status, pulled.body) == (200, data)
-        assert house.header(pulled, "Content-Type") == media.OCI_MANIFEST
+        assert house.header(pulled, "Content-Type") == media_types.OCI_MANIFEST
         assert house.header(pulled, "Docker-Content-Digest") == digest
         assert house.header(pulled, "ETag") == f'"{digest}"'
 
@@ -101,7 +103,7 @@ async def test_an_index_needs_its_children_in_the_same_repository(house: Any) ->
     assert refused == (404, Code.MANIFEST_BLOB_UNKNOWN)
     await house.push(REPO, child)
     assert (await house.put(REPO, "v1", index)).status == 201
-    assert house.header(await house.get(REPO, "v1"), "Content-Type") == media.OCI_INDEX
+    assert house.header(await house.get(REPO, "v1"), "Content-Type") == media_types.OCI_INDEX
 
 
 async def test_missing_blobs_are_named(house: Any) -> None:
@@ -124,7 +126,10 @@ async def test_refused_pushes_leave_nothing(house: Any) -> None:
     assert await refused(digest, good + b"  ") == (400, Code.DIGEST_INVALID)
     assert await refused("sha256:baddigeststring", good) == (400, Code.DIGEST_INVALID)
     assert await refused("v1", b"not json") == (400, Code.MANIFEST_INVALID)
-    assert await refused("v1", good, content_type=media.OCI_INDEX) == (400, Code.MANIFEST_INVALID)
+    assert await refused("v1", good, content_type=media_types.OCI_INDEX) == (
+        400,
+        Code.MANIFEST_INVALID,
+    )
     assert await refused("-bad", good) == (400, Code.MANIFEST_INVALID)
     assert await refused(digest, good, "ok", "not ok") == (400, Code.MANIFEST_INVALID)
     assert await refused("v1", b" " * 4097) == (413, Code.SIZE_INVALID)
@@ -167,7 +172,7 @@ async def test_manifests_of_the_go_server_are_served(house: Any) -> None:
     await house.store.put(keys.manifest_by_digest(REPO, Digest.of(data)), data)
     await house.store.put(keys.manifest_by_tag(REPO, "v1"), data)
     pulled = await house.get(REPO, "v1")
-    assert house.header(pulled, "Content-Type") == media.OCI_MANIFEST
+    assert house.header(pulled, "Content-Type") == media_types.OCI_MANIFEST
     assert (await house.list_tags(REPO))[0] == ["v1"]
     assert (await house.list_catalog())[0] == [REPO]
 

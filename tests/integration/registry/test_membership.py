@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from epoch.digest import Digest
+from epoch.oci.digest import Digest
 from epoch.registry import membership
 from epoch.registry.membership import Membership
 from epoch.store.base import ObjectInfo, Store
@@ -68,7 +68,7 @@ async def test_each_manifest_is_read_once(
     answers = await asyncio.gather(*[found.has(REPO, digest) for digest in foreign])
     assert answers == [False] * 5
     assert counting.gets == 40  # each by its digest and by its tag
-    assert await found.strangers(REPO, [*foreign, Digest.of(b"layer 7")]) == set(foreign)
+    assert await found.not_in_repository(REPO, [*foreign, Digest.of(b"layer 7")]) == set(foreign)
     assert counting.gets == 40
     await house.push(REPO, await house.image(b"foreign 0"), "v7")
     counting.gets = 0

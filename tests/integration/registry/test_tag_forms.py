@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from epoch.digest import Digest
-from epoch.registry.stored import Stored
+from epoch.oci.digest import Digest
+from epoch.registry.stored import StoredManifests
 from epoch.registry.tags import TagForms
 from epoch.store import keys
-from epoch.store.directory import DirectoryStore
+from epoch.store.directory.store import DirectoryStore
 from tests.tools.failing import Failing
 
 DATA = b'{"schemaVersion": 2}'
@@ -21,7 +21,7 @@ async def test_what_is_remembered_holds_for_one_object(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path, fsync=False)
     await store.check()
     counted = Failing(store)
-    writer, reader = TagForms(store), Stored(counted.as_store)
+    writer, reader = TagForms(store), StoredManifests(counted.as_store)
     for digest in (SHA256, SHA512):
         await store.put(keys.manifest_by_digest("a/b", digest), DATA)
 
@@ -48,7 +48,7 @@ async def test_what_was_just_written_is_not_remembered(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path, fsync=False)
     await store.check()
     counted = Failing(store)
-    reader = Stored(counted.as_store)
+    reader = StoredManifests(counted.as_store)
     await TagForms(store).remember("a/b", "v1", SHA512)
     await store.put(keys.manifest_by_digest("a/b", SHA512), DATA)
     await store.put(KEY, DATA)
@@ -65,5 +65,5 @@ async def test_a_tag_that_lost_its_form_stands_for_the_copy_that_is_there(tmp_pa
     await store.check()
     await store.put(keys.manifest_by_digest("a/b", SHA512), DATA)
     await store.put(KEY, DATA)
-    assert await Stored(store).by_tag("a/b", "v1") == (DATA, SHA512)
+    assert await StoredManifests(store).by_tag("a/b", "v1") == (DATA, SHA512)
     await store.close()

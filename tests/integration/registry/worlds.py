@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from epoch.config import MIB, UploadSettings
-from epoch.digest import Digest
 from epoch.errors import RegistryError
+from epoch.garbage.collector import Collector
+from epoch.garbage.pins import Pins, Times
+from epoch.oci.digest import Digest
 from epoch.registry.dashboard import Dashboard, names_in
 from epoch.registry.deletions import Deletions, Waits
-from epoch.registry.garbage.collector import Collector
 from epoch.registry.manifests import Manifests
 from epoch.store import keys
 from epoch.store.base import Store, StoreError
-from epoch.store.pins import Pins, Times
-from epoch.upload.blobs import Blobs as Uploads
+from epoch.upload.blobs import BlobUploads
 from tests.integration.registry.conftest import House
 from tests.tools.interleavings import Exploration, Objects, Outcome, alone, at_once
 from tests.tools.memory import Item, MemoryStore
@@ -97,7 +97,7 @@ def mount(digest: Digest) -> Act:
         house = house_over(store)
         settings = UploadSettings(part_size=5 * MIB, budget=8 * MIB, hash_threads=0)
         link = house.membership.add
-        uploads = Uploads(store, settings, house.membership.has, link, Pins(store, TIMES))
+        uploads = BlobUploads(store, settings, house.membership.has, link, Pins(store, TIMES))
         request = house.request("POST", [("mount", str(digest)), ("from", "other")])
         try:
             return ((await uploads.post(request, REPO)).status,)

@@ -1,0 +1,1 @@
+"""The grammar of OCI: digests, names, media types, manifests."""

@@ -1,0 +1,1 @@
+"""Running a process: serving, maintenance, signals, and several workers over one port."""

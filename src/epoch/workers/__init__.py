@@ -1,1 +1,0 @@
-"""Several server processes over one port, and the parent that starts and watches them."""
