@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from epoch.garbage.collector import LAST, Collector
+from epoch import layout
+from epoch.garbage.collector import Collector
 from epoch.garbage.pins import Times
 from epoch.garbage.schedule import Schedule
 from epoch.oci.digest import Digest
-from epoch.store import keys
 from epoch.store.directory.store import DirectoryStore
 from tests.tools.aged import Aged
 from tests.tools.running import eventually
@@ -36,7 +36,7 @@ def gc(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def write(data: Path, content: bytes, *, age: float) -> Path:
     """A blob of that age that nothing names."""
-    path = data / keys.blob(Digest.of(content))
+    path = data / layout.blob(Digest.of(content))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     os.utime(path, (time.time() - age, time.time() - age))
@@ -86,7 +86,7 @@ def test_a_store_that_cannot_be_read_stops_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [b"", b"<html></html>", b'{"layers":[]}'])
 def test_a_manifest_that_is_not_what_its_key_says_stops_it(tmp_path: Path, wrong: bytes) -> None:
     old = write(tmp_path, b"old", age=2 * DAY)
-    manifest = tmp_path / keys.manifest_by_digest("a", Digest.of(b'{"names": "old"}'))
+    manifest = tmp_path / layout.manifest_by_digest("a", Digest.of(b'{"names": "old"}'))
     manifest.parent.mkdir(parents=True)
     manifest.write_bytes(wrong)
     for arguments in ((), ("--dry-run",)):
@@ -115,8 +115,8 @@ async def test_servers_take_turns(tmp_path: Path) -> None:
         collector = Counted(store, min_age=DAY, session_lifetime=DAY, times=times)
         return Schedule(collector, 3600)
 
-    await store.put(LAST, b"")
-    store.older(3599.9, LAST)
+    await store.put(layout.LAST_COLLECTION, b"")
+    store.older(3599.9, layout.LAST_COLLECTION)
     old = write(tmp_path, b"old", age=2 * DAY)
     schedules = [schedule() for _ in range(3)]
     with pytest.MonkeyPatch.context() as patch:
@@ -128,8 +128,8 @@ async def test_servers_take_turns(tmp_path: Path) -> None:
         for one in schedules:
             await one.close()
     assert 1 <= begun <= 3
-    assert (await store.head(LAST)) is not None
-    assert LAST not in store.ages
+    assert (await store.head(layout.LAST_COLLECTION)) is not None
+    assert layout.LAST_COLLECTION not in store.ages
     again = schedule()
     again.start()
     await again.close()

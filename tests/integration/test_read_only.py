@@ -11,12 +11,13 @@ from typing import Any, cast
 
 import pytest
 
+from epoch import layout
 from epoch.config import S3Settings
 from epoch.errors import Code
 from epoch.garbage.collector import Collector
 from epoch.oci.digest import Digest
 from epoch.registry.membership import Membership
-from epoch.store import keys, readonly
+from epoch.store import readonly
 from epoch.store.base import Store, StoreError
 from epoch.store.directory.files import explained
 from tests.integration.registry.conftest import House
@@ -77,8 +78,8 @@ async def fill(stores: Stores) -> tuple[bytes, bytes]:
     manifest = await house.image(LAYER)
     signature = await house.image(b"signature", subject=house.descriptor(manifest))
     for data in (manifest, signature):
-        await stores.writer.put(keys.manifest_by_digest(REPO, Digest.of(data)), data)
-    await stores.writer.put(keys.manifest_by_tag(REPO, "v1"), manifest)
+        await stores.writer.put(layout.manifest_by_digest(REPO, Digest.of(data)), data)
+    await stores.writer.put(layout.manifest_by_tag(REPO, "v1"), manifest)
     stores.writer.older(2 * DAY, *[info.key async for info in stores.writer.list("")])
     return manifest, signature
 
@@ -143,7 +144,7 @@ async def test_referrers_are_paged_without_an_index(
     for number in range(4):
         described = house.descriptor(manifest)
         data = await house.image(b"%d" % number, subject=described)
-        await stores.writer.put(keys.manifest_by_digest(REPO, Digest.of(data)), data)
+        await stores.writer.put(layout.manifest_by_digest(REPO, Digest.of(data)), data)
     whole, _ = await House(stores.reader).list_referrers(REPO, Digest.of(manifest))
     assert len(whole) == 5
     for limit in ("PAGE_COUNT", "PAGE_BYTES"):
@@ -191,7 +192,7 @@ async def test_other_failures_are_none_of_these(tmp_path: Path) -> None:
     aged = Aged(store)
     house = House(aged)
     digest = await house.push_blob(LAYER)
-    aged.older(2 * DAY, keys.blob(digest))
+    aged.older(2 * DAY, layout.blob(digest))
     failing = Failing(aged)
     failing.fail(2)  # the first is the HEAD, the second the pin
     answer = House(failing.as_store).blobs.get(house.request("HEAD"), REPO, str(digest))

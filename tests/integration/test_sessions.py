@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
+from epoch import layout
 from epoch.app import make_collector
 from epoch.config import S3Settings, Settings
 from epoch.metrics import metrics
@@ -300,7 +301,7 @@ async def test_a_session_expires_after_its_last_change(place: S3Settings | Path)
 )
 async def test_a_damaged_secret_signs_nothing(place: S3Settings | Path, damaged: bytes) -> None:
     store = open_place(place)
-    await store.put(session_store.SECRET_KEY, damaged)
+    await store.put(layout.UPLOAD_SECRET, damaged)
     async with serving(store) as running:
         answer = await request(running.port, "POST", "/v2/a/b/blobs/uploads/", b"")
         assert answer.refusal == (503, "UNAVAILABLE")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from epoch import layout
 from epoch.oci.digest import Digest
-from epoch.store import keys
 from tests.tools.client import Client, digest_of, head, request
 from tests.tools.fixtures import StartServer
 from tests.tools.machine import program
@@ -166,7 +166,7 @@ def test_a_collection_ends_in_order_or_goes_on(
     place: Path, number: signal.Signals, before: tuple[str, ...], goes_on: bool
 ) -> None:
     content = b"old"
-    blob = place / keys.blob(Digest.of(content))
+    blob = place / layout.blob(Digest.of(content))
     blob.parent.mkdir(parents=True)
     blob.write_bytes(content)
     os.utime(blob, (0, 0))

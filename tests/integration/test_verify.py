@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from epoch import layout
 from epoch.config import S3Settings
 from epoch.garbage.pins import Times
 from epoch.oci.digest import Digest
 from epoch.registry.verify import Damage, Verifier
-from epoch.store import keys
 from epoch.store.base import Store, StoreError
 from tests.integration.registry.conftest import House, store
 from tests.tools.client import Client
@@ -76,12 +76,12 @@ async def test_a_blob_that_has_rotted_is_healed(running: Running, place: Any) ->
         fine = verify(place)
         assert (fine.returncode, fine.stderr) == (0, "")
         assert "blobs: 2 read, 2560002 bytes\nmanifests: 2 read\ndamaged: 0" in fine.stdout
-        await store.put(keys.blob(digest), rotten(CONTENT))
+        await store.put(layout.blob(digest), rotten(CONTENT))
         before = await running.keys()
         done = verify(place)
         assert (done.returncode, done.stderr) == (1, "")
         assert done.stdout.splitlines()[0] == (
-            f"damaged: {keys.blob(digest)} expected {digest} found {Digest.of(rotten(CONTENT))} "
+            f"damaged: {layout.blob(digest)} expected {digest} found {Digest.of(rotten(CONTENT))} "
             f"size {len(CONTENT)}"
         )
         assert await running.keys() == before
@@ -108,17 +108,17 @@ async def test_every_kind_of_damage_is_found(store: Store) -> None:
     assert whole[0] == []
     assert (whole[1].report.blobs, whole[1].report.manifests) == (5, 3)
     wrong = {
-        keys.blob(long): b"lonG",
-        keys.blob(empty): b"",
-        keys.blob(half): b"a wh",
-        keys.manifest_by_digest(REPO, Digest.of(manifest)): manifest + b" ",
-        keys.manifest_by_tag(REPO, "v2"): b"<html>",
+        layout.blob(long): b"lonG",
+        layout.blob(empty): b"",
+        layout.blob(half): b"a wh",
+        layout.manifest_by_digest(REPO, Digest.of(manifest)): manifest + b" ",
+        layout.manifest_by_tag(REPO, "v2"): b"<html>",
     }
     for key, data in wrong.items():
         await store.put(key, data)
     found, verifier = await run(store, remove=True)
     # The tag v1 has lost its copy; in a bucket its MD5 still proves it.
-    v1 = keys.manifest_by_tag(REPO, "v1")
+    v1 = layout.manifest_by_tag(REPO, "v1")
     assert {one.key for one in found} - {v1} == {
         key for key in wrong if not (key.endswith("v2.json") and await _has_md5(store, key))
     }
@@ -170,7 +170,7 @@ async def test_what_cannot_be_read_is_told_and_not_removed(tmp_path: Path) -> No
 
         @asynccontextmanager
         async def open(self, *arguments: Any) -> AsyncIterator[Any]:
-            if arguments == (keys.blob(sorted(blobs, key=str)[1]),):
+            if arguments == (layout.blob(sorted(blobs, key=str)[1]),):
                 raise StoreError("the disk failed")
             async with self.store.open(*arguments) as reader:
                 yield reader
@@ -185,7 +185,7 @@ async def test_what_cannot_be_read_is_told_and_not_removed(tmp_path: Path) -> No
     assert not damage.removed
     assert verifier.report.blobs == 3
     for blob in blobs:
-        assert await store.head(keys.blob(blob)) is not None
+        assert await store.head(layout.blob(blob)) is not None
 
     failing.is_down = True
     verifier = Verifier(failing.as_store, parallel=1, remove=True, times=QUICK)
@@ -202,7 +202,7 @@ async def test_a_blob_that_was_healed_meanwhile_is_not_removed(
 ) -> None:
     house = House(store)
     digest = await house.push_blob(b"right")
-    await store.put(keys.blob(digest), b"wrong")
+    await store.put(layout.blob(digest), b"wrong")
     real = Verifier._read
     reads = 0
 
@@ -211,13 +211,13 @@ async def test_a_blob_that_was_healed_meanwhile_is_not_removed(
         reads += 1
         found = await real(self, key, algorithm)
         if reads == 2:
-            await store.put(keys.blob(digest), b"right")
+            await store.put(layout.blob(digest), b"right")
         return found
 
     monkeypatch.setattr(Verifier, "_read", read)
     (damage,), _ = await run(store, remove=True)
     assert not damage.removed
-    assert await store.get(keys.blob(digest), 100) == b"right"
+    assert await store.get(layout.blob(digest), 100) == b"right"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -225,7 +225,7 @@ def test_it_ends_in_order_and_can_be_gone_on_with(tmp_path: Path, number: signal
     content = os.urandom(30 << 20)
     for count in range(12):
         data = content + b"%d" % count
-        path = tmp_path / keys.blob(Digest.of(data))
+        path = tmp_path / layout.blob(Digest.of(data))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     with without_nohup():

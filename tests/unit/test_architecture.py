@@ -22,7 +22,7 @@ LEAVES = {
     "environment",
     "progress",
 }
-DATA = LEAVES | {"_fastio", "oci", "store", "http.message"}
+DATA = LEAVES | {"_fastio", "layout", "oci", "store", "http.message"}
 """What the rooms of handlers may import. They are blind to one another."""
 
 ALLOWED: dict[str, set[str]] = {
@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "_fastio": set(),
     "http": LEAVES | {"_fastio"},
     "oci": LEAVES,
-    "store": LEAVES | {"_fastio", "oci"},
+    "layout": {"errors", "oci"},
+    "store": LEAVES | {"_fastio", "oci", "layout"},
     "upload": DATA | {"garbage.pins"},
     "download": DATA | {"garbage.pins"},
     "registry": DATA | {"garbage.pins"},
@@ -39,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "auth": DATA | {"http.routes"},
     "app": DATA | {"http", "upload", "download", "registry", "garbage", "auth"},
     "process": DATA | {"http", "app", "auth.guard", "garbage", "registry", "upload"},
-    "cli": LEAVES | {"process", "garbage.report", "registry.verify", "store.base"},
+    "cli": LEAVES | {"layout", "process", "garbage.report", "registry.verify", "store.base"},
     "__main__": {"cli"},
 }
 """By room, the rooms (or modules) that it may import besides itself."""

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from epoch import layout
 from epoch.registry import dashboard
-from epoch.registry.dashboard import KEY, Changes, Dashboard, rewritten
+from epoch.registry.dashboard import Changes, Dashboard, rewritten
 from epoch.store.base import Store, StoreError
 from epoch.store.directory.store import DirectoryStore
 from tests.tools.aged import Aged
@@ -169,7 +170,7 @@ async def test_changes_outlive_a_store_that_fails(
     found.changed("a/b", "v1", present=False)
     await store.failures[1].wait()
     await found.close()
-    text = await store.get(KEY, dashboard.MAX_BYTES)
+    text = await store.get(layout.DASHBOARD, dashboard.MAX_BYTES)
     assert text is not None
     assert list(json.loads(text)["repositories"]["a/b"]["tags"]) == ["v2"]
     await store.close()
@@ -185,7 +186,7 @@ async def test_what_waits_for_a_store_that_fails_is_bounded(
     for tag in ("v1", "v2", "v3"):
         found.changed("a/b", tag, present=True)
     await found.close()
-    text = await directory.get(KEY, dashboard.MAX_BYTES)
+    text = await directory.get(layout.DASHBOARD, dashboard.MAX_BYTES)
     assert text is not None
     assert list(json.loads(text)["repositories"]["a/b"]["tags"]) == ["v1", "v2"]
     await directory.close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from epoch import layout
 from epoch.cli.params import option
 from epoch.cli.progress import Counter
 from epoch.config import LOG_LEVELS, Settings, SettingsError, StoreSettings
@@ -64,7 +65,7 @@ def verify(parallel: int, after: str, remove: bool, **options: Any) -> None:
     from epoch.process.maintenance import verify as run
     from epoch.store.base import StoreError
 
-    if after and not after.startswith(("blobs/", "manifests/")):
+    if after and not after.startswith((layout.BLOBS, layout.MANIFESTS)):
         raise click.BadParameter("KEY is one that a run named: blobs/... or manifests/...")
     counter = Counter()
 

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from epoch import layout
 from epoch.download import ranges
 from epoch.download.stream import BlobStream, HeadBody, Parts
 from epoch.errors import Code, RegistryError
@@ -11,7 +12,6 @@ from epoch.garbage.pins import Pins
 from epoch.http.message import Request, Response
 from epoch.oci.digest import HEX_LENGTH, Digest
 from epoch.oci.names import check_name
-from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 
 Found = TypeVar("Found")
@@ -53,7 +53,7 @@ class BlobDownloads:
         check_name(name)
         digest = _parse(reference)
         await self._check_visible(request, name, digest)
-        key, etag = keys.blob(digest), f'"{digest}"'
+        key, etag = layout.blob(digest), f'"{digest}"'
         is_get = request.method == "GET"
         if not is_get or self._redirect or _is_conditional(request):
             # HEAD is how clients ask whether they need to push.
@@ -84,7 +84,7 @@ class BlobDownloads:
         check_name(name)
         digest = Digest.parse(reference)
         await self._check_visible(request, name, digest)
-        _known(await self._store.head(keys.blob(digest)))
+        _known(await self._store.head(layout.blob(digest)))
         is_named = self._search(digest)
         if await is_named() or not await self._pins.delete(digest, is_named):
             raise RegistryError(

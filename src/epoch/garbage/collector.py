@@ -20,21 +20,18 @@ DELETE. For memory, see `ReferencedDigests`.
 from __future__ import annotations
 
 import time
-from typing import Final
 
+from epoch import layout
 from epoch.fan_out import for_each
 from epoch.garbage.indexes import Index
 from epoch.garbage.links import collect_links
-from epoch.garbage.pins import DELETIONS, SWEEPS, TIMES, Times, list_pins
+from epoch.garbage.pins import TIMES, Times, list_pins
 from epoch.garbage.references import ReferencedDigests
 from epoch.garbage.report import Report
 from epoch.garbage.sweep import BlobSweep
 from epoch.garbage.uploads import collect_uploads
 from epoch.progress import Progress, silent
 from epoch.store.base import Store
-
-LAST: Final = "_gc/last"
-"""Rewritten when a collection begins, so that of many servers only one does what is due."""
 
 
 class Collector:
@@ -54,7 +51,7 @@ class Collector:
 
     async def since_last(self) -> float:
         """Seconds since any process over this store began a collection; infinite for never."""
-        info = await self._store.head(LAST)
+        info = await self._store.head(layout.LAST_COLLECTION)
         return float("inf") if info is None else time.time() - info.modified
 
     @property
@@ -79,7 +76,7 @@ class Collector:
         tell = progress or silent
         report = Report()
         if not dry_run:
-            await self._store.put(LAST, b"")
+            await self._store.put(layout.LAST_COLLECTION, b"")
         named = ReferencedDigests(self._store, tell)
         report.manifests = await named.manifests.refresh()
         await Index(self._store, named, report, self._min_age).collect(tell, dry_run=dry_run)
@@ -107,7 +104,7 @@ class Collector:
         ]
         old += [
             info.key
-            for prefix in (SWEEPS, DELETIONS)
+            for prefix in (layout.SWEEPS, layout.BLOB_DELETIONS)
             async for info in self._store.list(prefix)
             if now - info.modified > self._min_age
         ]

@@ -7,29 +7,24 @@ manifests did not have, shows that the store's lists are wrong. So they are look
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import AsyncIterator
 from typing import Final
 
+from epoch import layout
 from epoch.fan_out import for_each
 from epoch.garbage.batches import batches
 from epoch.garbage.references import ReferencedDigests
 from epoch.garbage.report import Report
 from epoch.oci.names import is_name
 from epoch.progress import Progress
-from epoch.registry import deletions
 from epoch.registry.catalog import Catalog
 from epoch.registry.dashboard import Dashboard
-from epoch.registry.listing import digest_of_key, digests_prefix, has_manifests, listed
+from epoch.registry.deletions import Deletions
+from epoch.registry.listing import has_manifests, listed
 from epoch.registry.referrers import Referrers
-from epoch.store import keys
 from epoch.store.base import Store
 
-_ENTRY: Final = re.compile(r"referrers/(.+)/(sha(?:256|512)-[0-9a-f]+)/([^/]+\.json)")
-_COPY: Final = re.compile(r"manifests/(.+)/_digests/[^/]+", re.DOTALL)
-_MARKER: Final = re.compile(r"_catalog/(.+)/_")
-_SCANNED: Final = re.compile(r"referrers/(.+)/_complete")
 _BATCH: Final = 1000
 _DEAD: Final = 3600.0
 """Seconds after which no deletion is under way, whatever the clocks say."""
@@ -48,7 +43,7 @@ class Index:
         self._min_age = min_age
         self._catalog = Catalog(store)
         self._referrers = Referrers(store)
-        self._deletions = deletions.Deletions(store, self._catalog)
+        self._deletions = Deletions(store, self._catalog)
 
     async def collect(self, progress: Progress, *, dry_run: bool) -> None:
         """Remove them all, or with `dry_run` only count them. To be called when `named` is read.
@@ -68,7 +63,7 @@ class Index:
             if not dry_run:
                 await self._remove(key)
 
-        for prefix in ("referrers/", "_catalog/"):
+        for prefix in (layout.REFERRERS, layout.CATALOG):
             async for batch in batches(self._old(prefix, progress), _BATCH):
                 await for_each(remove, batch)
         tags = await self._named.manifests.tags()
@@ -79,15 +74,14 @@ class Index:
             await for_each(self._store.delete, self._old_notes())
 
     async def _index_missed(self, manifest: str) -> None:
-        matched = _COPY.fullmatch(manifest)
-        digest = digest_of_key(manifest)
-        if matched is not None and digest is not None:
-            await self._referrers.index(matched[1], digest)
+        key = layout.parse_manifest(manifest)
+        if key is not None and key.digest is not None:
+            await self._referrers.index(key.repository, key.digest)
 
     async def _old_notes(self) -> AsyncIterator[str]:
         """The keys of the notes of deletions that died long ago."""
         oldest = time.time() - max(self._min_age, _DEAD)
-        async for info in self._store.list(deletions.PREFIX):
+        async for info in self._store.list(layout.DELETIONS):
             if info.modified < oldest:
                 yield info.key
 
@@ -120,7 +114,7 @@ class Index:
         if not await has_manifests(self._store, repository):
             return False
         if repository not in self._named.repositories:
-            async with listed(self._store, keys.manifests(repository)) as infos:
+            async with listed(self._store, layout.manifests(repository)) as infos:
                 async for info in infos:
                     await self._named.manifests.look_for([info.key])
         return True
@@ -129,7 +123,7 @@ class Index:
         repository = _repository_of(key)
         async with self._deletions.announced(repository):
             # A marker goes, if it still should, when this deletion ends.
-            if _MARKER.fullmatch(key) or await self._is_needed(key):
+            if layout.parse_catalog_marker(key) or await self._is_needed(key):
                 return
             data = await self._store.get(key, _MAX_ENTRY)
             await self._store.delete(key)
@@ -140,13 +134,13 @@ class Index:
 
 def _manifest_of(key: str) -> str | None:
     """The manifest that an entry of a referrer stands for."""
-    found = _ENTRY.fullmatch(key)
-    if found is None or digest_of_key(key) is None:
-        return None
-    return f"{digests_prefix(found[1])}{found[3]}"
+    entry = layout.parse_referrer(key)
+    return None if entry is None else layout.manifest_by_digest(entry.repository, entry.referrer)
 
 
 def _repository_of(key: str) -> str:
     """The repository that an entry, or a marker, belongs to; "" for any other key."""
-    found = _ENTRY.fullmatch(key) or _MARKER.fullmatch(key) or _SCANNED.fullmatch(key)
-    return found[1] if found is not None else ""
+    entry = layout.parse_referrer(key)
+    if entry is not None:
+        return entry.repository
+    return layout.parse_catalog_marker(key) or layout.parse_referrers_complete(key) or ""

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-from epoch.errors import RegistryError
+from epoch import layout
 from epoch.fan_out import for_each
 from epoch.garbage.batches import batches
 from epoch.garbage.references import ReferencedDigests
 from epoch.garbage.report import Report
 from epoch.oci.digest import Digest
 from epoch.progress import Progress
-from epoch.store import keys
 from epoch.store.base import Store
 
-_PREFIX: Final = "_links/"
-_LINK: Final = re.compile(r"_links/.+/_/(sha256|sha512)-([0-9a-f]+)")
 _BATCH: Final = 1000
 
 
@@ -38,7 +34,7 @@ async def collect_links(
 
     async def remove(found: tuple[str, Digest]) -> None:
         key, digest = found
-        if await store.head(keys.blob(digest)) is not None:
+        if await store.head(layout.blob(digest)) is not None:
             return
         report.entries += 1
         if dry_run:
@@ -46,7 +42,7 @@ async def collect_links(
         await store.delete(key)
         # A push stores the blob, then the link. Where it did both between our look and our
         # deletion, the link has to come back.
-        if await store.head(keys.blob(digest)) is not None:
+        if await store.head(layout.blob(digest)) is not None:
             await store.put(key, b"")
 
     async for batch in batches(_old(store, named, progress, time.time() - min_age), _BATCH):
@@ -57,15 +53,12 @@ async def _old(
     store: Store, named: ReferencedDigests, progress: Progress, oldest: float
 ) -> AsyncIterator[tuple[str, Digest]]:
     count = 0
-    async for info in store.list(_PREFIX):
+    async for info in store.list(layout.LINKS):
         count += 1
-        progress(f"entries of {_PREFIX}", count)
-        matched = _LINK.fullmatch(info.key)
-        if matched is None or info.modified >= oldest:
+        progress(f"entries of {layout.LINKS}", count)
+        link = layout.parse_link(info.key)
+        if link is None or info.modified >= oldest:
             continue
-        try:
-            digest = Digest.parse(f"{matched[1]}:{matched[2]}")
-        except RegistryError:
-            continue
+        _, digest = link
         if digest not in named:
             yield info.key, digest

@@ -73,18 +73,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from epoch.errors import RegistryError
+from epoch import layout
 from epoch.fan_out import for_each
 from epoch.oci.digest import Digest
-from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store, StoreError
 from epoch.store.readonly import unless_denied
-
-_PINS: Final = "_pins/"
-_NOTES: Final = "_gc/"
-SWEEPS: Final = "_gc/sweeps/"
-DELETIONS: Final = "_gc/deletions/"
-"""`_gc/deletions/<algorithm>-<hex>/<random>`: empty when that deletion is over."""
 
 LONGEST: Final = 900.0
 """Seconds that a request may take from relying on blobs to having written its manifest."""
@@ -153,7 +146,7 @@ class Pins:
         `StoreError`, to be tried again, where it is being deleted and that takes long.
         """
         while True:
-            info = await self._store.head(keys.blob(digest))
+            info = await self._store.head(layout.blob(digest))
             if info is None:
                 if not await self._was_removed(digest):
                     return None
@@ -167,12 +160,12 @@ class Pins:
         has it. A client that goes on from there is refused when it writes."""
         with unless_denied("pins of blobs that were asked for"):
             return await self.rely(digest)
-        return await self._store.head(keys.blob(digest))
+        return await self._store.head(layout.blob(digest))
 
     async def claim(self, digest: Digest) -> None:
         """Pin a blob, whether it is here or not, and wait until nobody may delete it."""
         bucket = self._bucket_now()
-        await self._store.put(f"{_PINS}{bucket}/{digest.algorithm}-{digest.hex}", b"")
+        await self._store.put(layout.pin(bucket, digest), b"")
         await self._was_removed(digest)
         if bucket != self._bucket or len(self._pinned) >= _MAX_PINNED:
             self._bucket, self._pinned = bucket, set()
@@ -192,7 +185,7 @@ class Pins:
         """Whether a blob that was found or stored is still here. To be called before that is told
         to a client whose request began at `began`, on the monotonic clock."""
         looks = await self.wait_for_deletions([digest]) or time.monotonic() - began > LONGEST
-        return not looks or await self._store.head(keys.blob(digest)) is not None
+        return not looks or await self._store.head(layout.blob(digest)) is not None
 
     async def delete(self, digest: Digest, is_needed: Callable[[], Awaitable[bool]]) -> bool:
         """Delete a blob, unless `is_needed()`, which is asked at the last moment.
@@ -200,7 +193,7 @@ class Pins:
         `StoreError` where it may be there still. Takes `Times.announce` and what that takes.
         """
         await self._drop_old_notes()
-        note = f"{DELETIONS}{digest.algorithm}-{digest.hex}/{secrets.token_hex(8)}"
+        note = layout.blob_deletion(digest, secrets.token_hex(8))
         until = time.monotonic() + self._times.announce + self._times.sweep
         try:
             await _announce(self._store, note, _UNDER_WAY)
@@ -224,7 +217,7 @@ class Pins:
         return True
 
     async def _delete(self, digest: Digest, note: str) -> None:
-        key = keys.blob(digest)
+        key = layout.blob(digest)
         await self._store.delete(key)
         left = await self._store.head(key)
         await self._store.put(note, b"")
@@ -233,7 +226,11 @@ class Pins:
 
     async def _drop_old_notes(self) -> None:
         oldest = time.time() - 2 * self._times.valid
-        old = [info.key async for info in self._store.list(DELETIONS) if info.modified < oldest]
+        old = [
+            info.key
+            async for info in self._store.list(layout.BLOB_DELETIONS)
+            if info.modified < oldest
+        ]
         await for_each(self._store.delete, old)
 
     def _is_pinned(self, digest: Digest) -> bool:
@@ -273,20 +270,19 @@ class Pins:
         oldest = time.time() - self._times.valid
         sweeps: dict[str, frozenset[str]] = {}
         deleting, deleted = set[str](), set[str]()
-        async for info in self._store.list(_NOTES):
+        async for info in self._store.list(layout.NOTES):
             if info.modified < oldest:
                 continue
-            if info.key.startswith(SWEEPS):
+            if layout.parse_sweep(info.key) is not None:
                 known = self._view.sweeps.get(info.key)
                 if known is None:
                     data = await self._store.get(info.key, _MAX_SWEEP)
                     known = frozenset((data or b"").decode("ascii", "replace").split())
                 sweeps[info.key] = known
-            elif info.key.startswith(DELETIONS):
-                digest = info.key.split("/")[2].replace("-", ":")
-                deleted.add(digest)
+            elif (digest := layout.parse_blob_deletion(info.key)) is not None:
+                deleted.add(str(digest))
                 if info.size:
-                    deleting.add(digest)
+                    deleting.add(str(digest))
         return _View(sweeps, frozenset(deleting), frozenset(deleted))
 
 
@@ -300,7 +296,7 @@ async def announced(
     is withdrawn at the end, but left to expire where the block fails: a deletion that was not
     answered may still be carried out.
     """
-    key = f"{SWEEPS}{secrets.token_hex(8)}"
+    key = layout.sweep(secrets.token_hex(8))
     until = time.monotonic() + times.announce + times.sweep
     await _announce(store, key, "\n".join(map(str, digests)).encode())
     await asyncio.sleep(times.announce)
@@ -317,11 +313,8 @@ async def _announce(store: Store, key: str, data: bytes) -> None:
 
 async def list_pins(store: Store, times: Times = TIMES) -> AsyncIterator[tuple[str, Digest, float]]:
     """Every pin: its key, its blob, and the Unix time up to which it may have been written."""
-    async for info in store.list(_PINS):
-        bucket, _, name = info.key.removeprefix(_PINS).partition("/")
-        try:
-            digest = Digest.parse(name.replace("-", ":"))
-        except RegistryError:
-            continue
-        if bucket.isdecimal():
-            yield info.key, digest, (int(bucket) + 1) * times.young
+    async for info in store.list(layout.PINS):
+        pin = layout.parse_pin(info.key)
+        if pin is not None:
+            period, digest = pin
+            yield info.key, digest, (period + 1) * times.young

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Final
 
+from epoch import layout
 from epoch.errors import RegistryError
 from epoch.fan_out import for_each, off_loop
 from epoch.garbage.batches import batches
 from epoch.oci import document
 from epoch.oci.digest import Digest
 from epoch.progress import Progress, silent
-from epoch.registry.proof import PREFIX, read_proved, repository_of, tag_of
-from epoch.store import keys
+from epoch.registry.proof import read_proved
 from epoch.store.base import ObjectInfo, Store, StoreError
 
 _BATCH: Final = 1000
@@ -60,7 +60,7 @@ class ManifestReader:
             unlisted.discard(info.key)
             await self._read(info)
 
-        async for batch in batches(self._store.list(PREFIX), _BATCH):
+        async for batch in batches(self._store.list(layout.MANIFESTS), _BATCH):
             await for_each(read, batch)
         await self.look_for(unlisted)
         return count
@@ -89,8 +89,8 @@ class ManifestReader:
                 self._seen.pop(key, None)
             elif info.modified < self._began - _CLOCKS:
                 raise StoreError(
-                    f"list {PREFIX}: {key} is there and not on the list: the store's lists "
-                    "cannot be relied on, and nothing is removed by them; check the store",
+                    f"list {layout.MANIFESTS}: {key} is there and not on the list: the store's "
+                    "lists cannot be relied on, and nothing is removed by them; check the store",
                     retry_after=None,
                 )
             else:
@@ -120,21 +120,21 @@ class ManifestReader:
 
 
 def _tags_of(objects: Iterable[str]) -> set[tuple[str, str]]:
-    found = ((repository_of(key), tag_of(key)) for key in objects)
-    return {(repository, tag) for repository, tag in found if repository and tag}
+    found = map(layout.parse_manifest, objects)
+    return {(key.repository, key.tag) for key in found if key is not None and key.tag is not None}
 
 
 def _spoken_for(key: str, data: bytes) -> Iterator[str]:
     """The objects that are there too, if all is well."""
-    repository = repository_of(key)
-    if repository is None:
+    named = layout.parse_manifest(key)
+    if named is None:
         return
-    if tag_of(key) is not None:
-        yield keys.manifest_by_digest(repository, Digest.of(data))
+    if named.tag is not None:
+        yield layout.manifest_by_digest(named.repository, Digest.of(data))
     if b'"manifests"' in data:
         try:
             children = document.parse(data).children
         except RegistryError:
             return
         for child in children:
-            yield keys.manifest_by_digest(repository, child)
+            yield layout.manifest_by_digest(named.repository, child)

@@ -7,10 +7,10 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
+from epoch import layout
 from epoch.garbage.reader import ManifestReader
 from epoch.oci.digest import Digest
 from epoch.progress import Progress
-from epoch.registry.proof import repository_of
 from epoch.registry.referrers import entry_for
 from epoch.store.base import Store
 
@@ -39,9 +39,9 @@ class ReferencedDigests:
         return bytes.fromhex(digest.hex) in self._digests
 
     def _add(self, key: str, data: bytes) -> None:
-        repository = repository_of(key)
-        if repository is not None:
-            self.repositories.add(repository)
+        named = layout.parse_manifest(key)
+        if named is not None:
+            self.repositories.add(named.repository)
         entry = entry_for(key, data)
         if entry is not None:
             self.referrers[entry] = key

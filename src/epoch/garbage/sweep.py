@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from epoch.errors import RegistryError
+from epoch import layout
 from epoch.fan_out import both, for_each
 from epoch.garbage.batches import batches
 from epoch.garbage.pins import Times, announced, list_pins
@@ -14,7 +14,6 @@ from epoch.garbage.references import ReferencedDigests
 from epoch.garbage.report import Report
 from epoch.oci.digest import HEX_LENGTH, Digest
 from epoch.progress import Progress
-from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 
 BATCH: Final = 1000
@@ -55,11 +54,9 @@ class BlobSweep:
     async def _unnamed(
         self, algorithm: str, progress: Progress
     ) -> AsyncIterator[tuple[Digest, ObjectInfo]]:
-        prefix = f"blobs/{algorithm}/"
-        async for info in self._store.list(prefix):
-            try:
-                digest = Digest.parse(f"{algorithm}:{info.key.removeprefix(prefix)}")
-            except RegistryError:
+        async for info in self._store.list(layout.blobs(algorithm)):
+            digest = layout.parse_blob(info.key)
+            if digest is None:
                 continue  # not a blob: whose ever it is, it is not ours to remove
             self._report.blobs += 1
             self._report.blob_bytes += info.size
@@ -81,7 +78,7 @@ class BlobSweep:
                 if digest in pinned or digest in self._named:
                     self._report.spared += 1
                     return
-                info = await self._store.head(keys.blob(digest))
+                info = await self._store.head(layout.blob(digest))
                 if info is None or not self._is_old(info) or time.monotonic() > until:
                     self._report.spared += 1
                     return

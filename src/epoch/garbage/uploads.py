@@ -7,19 +7,17 @@ listed by itself once more before anything of it goes: a list that was cut short
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import AsyncIterator
 from typing import Final
 
+from epoch import layout
 from epoch.fan_out import for_each
 from epoch.garbage.batches import batches
 from epoch.garbage.report import Report
 from epoch.progress import Progress
 from epoch.store.base import Multipart, Store, StoreError
 
-_PREFIX: Final = "_uploads/"
-_SESSION: Final = re.compile(r"_uploads/([0-9a-f]{32})/.+")
 _BATCH: Final = 1000
 
 
@@ -46,8 +44,8 @@ async def collect_uploads(
     failures: list[StoreError] = []
 
     async def abort(upload: Multipart) -> None:
-        found = _SESSION.fullmatch(upload.key)
-        objects = {} if found is None else await _objects(store, found[1])
+        session = layout.parse_upload(upload.key)
+        objects = {} if session is None else await _objects(store, session)
         if max(objects.values(), default=0.0) > oldest:
             return
         try:
@@ -58,7 +56,7 @@ async def collect_uploads(
         else:
             report.multiparts += 1
 
-    for prefix in ("blobs/", _PREFIX):
+    for prefix in (layout.BLOBS, layout.UPLOADS):
         found = _left_behind(store, prefix, oldest, alive)
         async for batch in batches(found, _BATCH):
             await for_each(abort, batch)
@@ -69,14 +67,14 @@ async def collect_uploads(
 async def _sessions(store: Store) -> AsyncIterator[tuple[str, float]]:
     """Each session: its id, and when the newest of its objects was written."""
     session, newest = "", 0.0
-    async for info in store.list(_PREFIX):
-        found = _SESSION.fullmatch(info.key)
+    async for info in store.list(layout.UPLOADS):
+        found = layout.parse_upload(info.key)
         if found is None:
             continue
-        if found[1] != session:
+        if found != session:
             if session:
                 yield session, newest
-            session, newest = found[1], 0.0
+            session, newest = found, 0.0
         newest = max(newest, info.modified)
     if session:
         yield session, newest
@@ -84,13 +82,12 @@ async def _sessions(store: Store) -> AsyncIterator[tuple[str, float]]:
 
 async def _objects(store: Store, session: str) -> dict[str, float]:
     """The objects of one session, and when each was written."""
-    return {info.key: info.modified async for info in store.list(f"{_PREFIX}{session}/")}
+    return {info.key: info.modified async for info in store.list(layout.upload(session))}
 
 
 async def _left_behind(
     store: Store, prefix: str, oldest: float, alive: set[str]
 ) -> AsyncIterator[Multipart]:
     async for upload, began in store.list_multiparts(prefix):
-        found = _SESSION.fullmatch(upload.key)
-        if began < oldest and (found is None or found[1] not in alive):
+        if began < oldest and layout.parse_upload(upload.key) not in alive:
             yield upload

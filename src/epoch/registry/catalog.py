@@ -11,10 +11,9 @@ for which the marker holds a random token that each deletion replaces.
 
 import asyncio
 import json
-import re
 import secrets
-from typing import Final
 
+from epoch import layout
 from epoch.fan_out import for_each
 from epoch.http.message import Request, Response
 from epoch.oci.names import is_name
@@ -22,10 +21,6 @@ from epoch.registry.listing import has_manifests, listed
 from epoch.registry.paging import page
 from epoch.store.base import ObjectInfo, Store
 from epoch.store.readonly import unless_denied
-
-_PREFIX: Final = "_catalog/"
-_COMPLETE: Final = "_catalog/_complete"
-_MANIFEST: Final = re.compile(r"manifests/(.+?)(?:/_digests)?/[^/]+\.json", re.DOTALL)
 
 
 class Catalog:
@@ -37,7 +32,7 @@ class Catalog:
 
     async def marker(self, repository: str) -> ObjectInfo | None:
         """The marker, or None where the repository holds nothing."""
-        return await self._store.head(marker_of(repository))
+        return await self._store.head(layout.catalog_marker(repository))
 
     async def mark(self, repository: str) -> ObjectInfo | None:
         """Note that a repository holds a manifest, or is about to; the marker. None where a
@@ -57,10 +52,10 @@ class Catalog:
         """
         await self._put(repository)
         if not await has_manifests(self._store, repository):
-            await self._store.delete(marker_of(repository))
+            await self._store.delete(layout.catalog_marker(repository))
 
     async def _put(self, repository: str) -> None:
-        await self._store.put(marker_of(repository), secrets.token_hex(16).encode())
+        await self._store.put(layout.catalog_marker(repository), secrets.token_hex(16).encode())
 
     async def has(self, repository: str) -> bool:
         """Whether anything was pushed to the repository, and not all of it deleted."""
@@ -70,10 +65,10 @@ class Catalog:
     async def get(self, request: Request) -> Response:
         """The sorted names of the repositories that the caller may pull from, or a page of them."""
         names = await self._ensure_complete()
-        async with listed(self._store, _PREFIX) as infos:
+        async with listed(self._store, layout.CATALOG) as infos:
             async for info in infos:
-                name = info.key[len(_PREFIX) :].removesuffix("/_")
-                if is_name(name):
+                name = layout.parse_catalog_marker(info.key)
+                if name is not None and is_name(name):
                     names.add(name)
         names = {name for name in names if request.caller.may("pull", name)}
         shown, link = page(request, "/v2/_catalog", sorted(names))
@@ -86,24 +81,18 @@ class Catalog:
         """Make the markers, where that was not done before. Repositories that may be without one,
         since the store does not let us write."""
         found: set[str] = set()
-        if await self._store.head(_COMPLETE) is not None:
+        if await self._store.head(layout.CATALOG_COMPLETE) is not None:
             return found
         async with self._scan:
-            if await self._store.head(_COMPLETE) is not None:
+            if await self._store.head(layout.CATALOG_COMPLETE) is not None:
                 return found
-            async with listed(self._store, "manifests/") as infos:
+            async with listed(self._store, layout.MANIFESTS) as infos:
                 async for info in infos:
-                    matched = _MANIFEST.fullmatch(info.key)
-                    if matched is not None and is_name(matched[1]):
-                        found.add(matched[1])
+                    key = layout.parse_manifest(info.key)
+                    if key is not None and is_name(key.repository):
+                        found.add(key.repository)
             with unless_denied("markers of the catalog"):
                 await for_each(self.mark, sorted(found))
-                await self._store.put(_COMPLETE, b"")
+                await self._store.put(layout.CATALOG_COMPLETE, b"")
                 found.clear()
         return found
-
-
-def marker_of(repository: str) -> str:
-    """The key of a repository's marker."""
-    # Never `_catalog/<repository>` itself: in a directory it could not also hold nested ones.
-    return f"{_PREFIX}{repository}/_"

@@ -18,12 +18,10 @@ from functools import partial
 from json.decoder import scanstring  # type: ignore[attr-defined] # the stubs lack it
 from typing import Any, Final
 
-from epoch import log
+from epoch import layout, log
 from epoch.fan_out import for_each, off_loop
-from epoch.store import keys
 from epoch.store.base import ObjectTooLarge, Store, StoreError
 
-KEY: Final = "catalog.json"
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Bytes above which the object is left as it is: some 300,000 tags."""
 
@@ -66,7 +64,7 @@ class Dashboard:
         """Note that a tag was written, or deleted."""
         change = repository, tag
         if len(self._changes) >= MAX_PENDING and change not in self._changes:
-            log.warn(f"{KEY} misses a change: too many wait for the store", tag=tag)
+            log.warn(f"{layout.DASHBOARD} misses a change: too many wait for the store", tag=tag)
             return
         self._changes[change] = present
         if self._task is None or self._task.done():
@@ -84,7 +82,7 @@ class Dashboard:
         `tags`: those that were there a while ago. Where it may be wrong, the tag is looked for.
         """
         try:
-            old = await self._store.get(KEY, MAX_BYTES) or b"{}"
+            old = await self._store.get(layout.DASHBOARD, MAX_BYTES) or b"{}"
         except ObjectTooLarge:
             return 0, 0
         named = await off_loop(len(old), partial(names_in, old))
@@ -92,7 +90,7 @@ class Dashboard:
             return 0, 0
 
         async def look(name: Name) -> tuple[Name, bool]:
-            return name, await self._store.head(keys.manifest_by_tag(*name)) is not None
+            return name, await self._store.head(layout.manifest_by_tag(*name)) is not None
 
         found = await for_each(look, sorted(named ^ tags))
         changes = {name: present for name, present in found if present != (name in named)}
@@ -109,13 +107,13 @@ class Dashboard:
             try:
                 spent = await self._write(changes)
             except StoreError as error:
-                log.warn(f"{KEY} is not updated yet", tags=len(changes), reason=error)
+                log.warn(f"{layout.DASHBOARD} is not updated yet", tags=len(changes), reason=error)
                 if self._closing.is_set():
                     return
                 self._changes = changes | self._changes
                 pause = min(2 * pause, LONGEST_PAUSE)
             except Exception as error:  # noqa: BLE001 - later changes must not wait for ever
-                log.error(f"{KEY} is not updated", error, tags=len(changes))
+                log.error(f"{layout.DASHBOARD} is not updated", error, tags=len(changes))
             else:
                 pause = max(GATHER, spent / SHARE)
 
@@ -125,13 +123,13 @@ class Dashboard:
 
     async def _write(self, changes: Changes) -> float:
         """Rewrite the object; returns the seconds that the loop spent on it."""
-        old = await self._store.get(KEY, MAX_BYTES)
+        old = await self._store.get(layout.DASHBOARD, MAX_BYTES)
         steps = rewritten(old, changes, datetime.fromtimestamp(time.time(), UTC).isoformat())
         new, spent = await _in_steps(steps)
         if new is None:
-            log.warn(f"{KEY} is not what the Go server writes; left as it is")
+            log.warn(f"{layout.DASHBOARD} is not what the Go server writes; left as it is")
         elif new != old:
-            await self._store.put(KEY, new)
+            await self._store.put(layout.DASHBOARD, new)
         return spent
 
 
@@ -243,7 +241,7 @@ def _tag_lines(name: str, tags: list[str], pieces: list[bytes]) -> Generator[Non
     for start in range(0, len(tags), _STEP_TAGS):
         some = tags[start : start + _STEP_TAGS]
         lines = [
-            f"        {_quoted(tag)}: {_quoted(keys.manifest_by_tag(name, tag))}" for tag in some
+            f"        {_quoted(tag)}: {_quoted(layout.manifest_by_tag(name, tag))}" for tag in some
         ]
         pieces.append((("," if start else "") + "\n" + ",\n".join(lines)).encode())
         yield

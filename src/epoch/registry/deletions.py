@@ -40,10 +40,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from epoch import layout
 from epoch.registry.catalog import Catalog
 from epoch.store.base import ObjectInfo, Store, StoreError
 
-PREFIX: Final = "_deletions/"
 _REMEMBERED: Final = 4096
 """Repositories whose marker is remembered; each saves a push one request."""
 
@@ -83,7 +83,7 @@ class Deletions:
 
     async def notes(self, repository: str) -> Sequence[str]:
         """The keys of the notes of deletions that are under way, or died."""
-        prefix = _notes(repository)
+        prefix = layout.deletions(repository)
         # SeaweedFS shows a folder that has just become empty as an object without a name.
         return [prefix + name for name in await self._store.names(prefix) if name]
 
@@ -110,7 +110,7 @@ class Deletions:
         Where the block fails the note stays, since what was sent may still be carried out. It must
         not wait for anything but the store: `StoreError` beyond `Waits.lease`.
         """
-        note = f"{_notes(repository)}{secrets.token_hex(16)}"
+        note = layout.deletion(repository, secrets.token_hex(16))
         try:
             async with asyncio.timeout(self._waits.lease):
                 await self._store.put(note, b"")
@@ -147,7 +147,3 @@ class Watch:
         if len(markers) > _REMEMBERED:
             del markers[next(iter(markers))]
         return True
-
-
-def _notes(repository: str) -> str:
-    return f"{PREFIX}{repository}/_/"

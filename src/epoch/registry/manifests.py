@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from epoch import layout
 from epoch.errors import Code, RegistryError
 from epoch.fan_out import both, for_each
 from epoch.garbage.pins import Pins
@@ -15,16 +16,15 @@ from epoch.oci import document
 from epoch.oci.digest import Digest
 from epoch.oci.document import Document
 from epoch.oci.names import check_name, is_tag
-from epoch.registry.catalog import Catalog, marker_of
+from epoch.registry.catalog import Catalog
 from epoch.registry.dashboard import Dashboard
 from epoch.registry.deletions import Deletions
 from epoch.registry.membership import Membership
 from epoch.registry.presence import check_present, confirm_present
-from epoch.registry.referrers import Referrers, entry_of
+from epoch.registry.referrers import Referrers
 from epoch.registry.stored import StoredManifests, TagFinder
 from epoch.registry.tags import TagForms
 from epoch.registry.whole import Reserve
-from epoch.store import keys
 from epoch.store.base import Store
 
 _REMEMBERED: Final = 4096
@@ -43,7 +43,7 @@ class _Push:
 
     @property
     def key(self) -> str:
-        return keys.manifest_by_digest(self.repository, self.digest)
+        return layout.manifest_by_digest(self.repository, self.digest)
 
 
 class Manifests:
@@ -159,7 +159,7 @@ class Manifests:
                 await asyncio.wait({deleting})  # half of it would keep pushes waiting
                 raise
         else:
-            if await self._store.head(keys.manifest_by_tag(repository, asked)) is None:
+            if await self._store.head(layout.manifest_by_tag(repository, asked)) is None:
                 raise await self._unknown(repository)
             await self._delete_tag(repository, asked)
         return Response(202)
@@ -169,7 +169,7 @@ class Manifests:
             await self._forms.remember(push.repository, tag, push.digest)
 
         async def write(tag: str) -> None:
-            await self._store.put(keys.manifest_by_tag(push.repository, tag), push.data)
+            await self._store.put(layout.manifest_by_tag(push.repository, tag), push.data)
             self._dashboard.changed(push.repository, tag, present=True)
 
         await self._referrers.add(push.repository, push.digest, push.found, len(push.data))
@@ -186,10 +186,10 @@ class Manifests:
         async def missing(wanted: Sequence[str]) -> list[str]:
             return [key for key in wanted if await self._store.head(key) is None]
 
-        once = [marker_of(push.repository), push.key]
+        once = [layout.catalog_marker(push.repository), push.key]
         if push.found.subject is not None:
-            once.append(entry_of(push.repository, push.found.subject, push.digest))
-        by_tag = {keys.manifest_by_tag(push.repository, tag): tag for tag in push.tags}
+            once.append(layout.referrer(push.repository, push.found.subject, push.digest))
+        by_tag = {layout.manifest_by_tag(push.repository, tag): tag for tag in push.tags}
         tags = [by_tag[key] for key in await missing(list(by_tag))]
         if not tags and not await missing(once):
             return False
@@ -214,7 +214,7 @@ class Manifests:
         return RegistryError(Code.MANIFEST_UNKNOWN if known else Code.NAME_UNKNOWN)
 
     async def _delete_manifest(self, repository: str, digest: Digest) -> None:
-        key = keys.manifest_by_digest(repository, digest)
+        key = layout.manifest_by_digest(repository, digest)
         copy = await self._store.fetch(key, document.MAX_STORED)
         if copy is None:
             raise await self._unknown(repository)
@@ -233,7 +233,7 @@ class Manifests:
                 await self._referrers.remove(repository, subject, digest)
 
     async def _delete_tag(self, repository: str, tag: str) -> None:
-        await self._store.delete(keys.manifest_by_tag(repository, tag))
+        await self._store.delete(layout.manifest_by_tag(repository, tag))
         await self._forms.forget(repository, tag)
         self._dashboard.changed(repository, tag, present=False)
 

@@ -1,8 +1,8 @@
 """Which blobs belong to a repository: those that may be read through it.
 
 Blobs are stored once for all repositories, so whoever may pull from only some of them must not
-reach the rest by digest. A blob belongs to a repository if it was pushed or mounted there, which an
-empty object notes (`keys.link`), or if a manifest there names it. The links are written only where
+reach the rest by digest. A blob belongs to a repository if it was pushed or mounted there, which a
+link notes (`layout.link`), or if a manifest there names it. The links are written only where
 somebody's pulls are limited; in a bucket that was filled before, or by another writer, they are
 made from the manifests as they are asked for.
 
@@ -18,13 +18,13 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from typing import Final
 
+from epoch import layout
 from epoch.errors import RegistryError
 from epoch.fan_out import for_each
 from epoch.oci import document
 from epoch.oci.digest import Digest
-from epoch.registry.listing import digests_prefix, listed, tags
+from epoch.registry.listing import listed, tags
 from epoch.registry.stored import StoredManifests
-from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 from epoch.store.readonly import unless_denied
 
@@ -53,7 +53,7 @@ class Membership:
     async def add(self, repository: str, digest: Digest) -> None:
         """Note that a blob was pushed or mounted. To be called when it is stored: garbage
         collection removes a link without its blob."""
-        await self._store.put(keys.link(repository, digest), b"")
+        await self._store.put(layout.link(repository, digest), b"")
 
     async def has(self, repository: str, digest: Digest) -> bool:
         """Whether a blob belongs to a repository. See `not_in_repository` for the cost."""
@@ -67,7 +67,7 @@ class Membership:
         """
 
         async def is_linked(digest: Digest) -> bool:
-            return await self._store.head(keys.link(repository, digest)) is not None
+            return await self._store.head(layout.link(repository, digest)) is not None
 
         answers = await for_each(is_linked, digests)
         unlinked = {digest for digest, linked in zip(digests, answers, strict=True) if not linked}
@@ -130,7 +130,7 @@ class _Manifests:
         self._fresh_until = began + max(FRESH, FRESH_SHARE * took)
 
     async def _unread(self) -> AsyncIterator[ObjectInfo]:
-        async with listed(self._store, digests_prefix(self._repository)) as infos:
+        async with listed(self._store, layout.manifest_copies(self._repository)) as infos:
             async for info in infos:
                 if _hash(info) not in self._read:
                     yield info

@@ -3,12 +3,12 @@
 from collections.abc import Container
 from typing import Final
 
+from epoch import layout
 from epoch.errors import Code, RegistryError
 from epoch.fan_out import for_each
 from epoch.garbage.pins import Pins
 from epoch.oci.digest import Digest
 from epoch.oci.document import Document
-from epoch.store import keys
 from epoch.store.base import Store
 
 MAX_NAMED: Final = 100
@@ -36,7 +36,7 @@ async def check_present(
         return digest not in not_in_repository and await pins.rely(digest) is not None
 
     async def has_child(digest: Digest) -> bool:
-        return await store.head(keys.manifest_by_digest(repository, digest)) is not None
+        return await store.head(layout.manifest_by_digest(repository, digest)) is not None
 
     async def missing_blob(digest: Digest) -> str | None:
         return None if await has_blob(digest) else str(digest)
@@ -60,7 +60,7 @@ async def check_present(
             detail=[{"digest": name} for name in unknown[:MAX_NAMED]],
         )
     # Children lie in the folder that the manifest is written to, and are made durable with it.
-    await store.make_durable([*map(keys.blob, (*found.blobs, *found.untyped))])
+    await store.make_durable([*map(layout.blob, (*found.blobs, *found.untyped))])
 
 
 async def confirm_present(

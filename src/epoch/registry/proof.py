@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
+from epoch import layout
 from epoch.errors import RegistryError
 from epoch.oci import document
 from epoch.oci.digest import HEX_LENGTH, Digest
 from epoch.oci.document import MAX_STORED
-from epoch.oci.names import is_tag
-from epoch.registry.listing import digest_of_key
-from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store, StoreError
 from epoch.store.etags import is_md5_of, md5_in
 
-PREFIX: Final = "manifests/"
 ATTEMPTS: Final = 4
 """Reads of one object. One that was wrong for a moment needs two or three."""
-
-_OBJECT: Final = re.compile(r"manifests/(.+?)(/_digests)?/([^/]+)\.json", re.DOTALL)
 
 
 class Unproved(StoreError):
@@ -46,7 +40,8 @@ async def read_proved(store: Store, listed: ObjectInfo) -> bytes | None:
     nothing follows from one answer alone.
     """
     key, info = listed.key, listed
-    digest = digest_of_key(key) if "/_digests/" in key else None
+    named = layout.parse_manifest(key)
+    digest = None if named is None else named.digest
     last: bytes | None = None
     for _ in range(ATTEMPTS):
         found = await store.fetch(key, MAX_STORED)
@@ -69,18 +64,6 @@ async def read_proved(store: Store, listed: ObjectInfo) -> bytes | None:
     raise Unproved(key, last, _reason(digest, info, last))
 
 
-def repository_of(key: str) -> str | None:
-    """The repository of an object below `manifests/`; its name is not checked. None: of none."""
-    found = _OBJECT.fullmatch(key)
-    return found[1] if found is not None else None
-
-
-def tag_of(key: str) -> str | None:
-    """The tag that an object below `manifests/` stands for, or None."""
-    found = _OBJECT.fullmatch(key)
-    return found[3] if found is not None and not found[2] and is_tag(found[3]) else None
-
-
 def _is_same(one: ObjectInfo, other: ObjectInfo) -> bool:
     return (one.size, one.etag.strip('"')) == (other.size, other.etag.strip('"'))
 
@@ -88,7 +71,7 @@ def _is_same(one: ObjectInfo, other: ObjectInfo) -> bool:
 async def has_copy(store: Store, repository: str, data: bytes) -> bool:
     """Whether the repository has a manifest by the digest of these bytes."""
     for algorithm in HEX_LENGTH:
-        key = keys.manifest_by_digest(repository, Digest.of(data, algorithm))
+        key = layout.manifest_by_digest(repository, Digest.of(data, algorithm))
         if await store.head(key) is not None:
             return True
     return False
@@ -96,10 +79,10 @@ async def has_copy(store: Store, repository: str, data: bytes) -> bool:
 
 async def _is_plausible(store: Store, info: ObjectInfo, data: bytes) -> bool:
     """Whether bytes that were read twice can be those of the object."""
-    repository = repository_of(info.key)
-    if tag_of(info.key) is None or repository is None:
+    key = layout.parse_manifest(info.key)
+    if key is None or key.tag is None:
         return True  # not ours, so it may be anything
-    if await has_copy(store, repository, data):
+    if await has_copy(store, key.repository, data):
         return True
     if md5_in(info.etag):
         return False  # an MD5, and not theirs; or encrypted, and then the copy is needed

@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from epoch import layout
 from epoch.errors import Code, RegistryError
 from epoch.fan_out import both, for_each
 from epoch.http.message import Request, Response
@@ -21,10 +22,9 @@ from epoch.oci import document, media_types
 from epoch.oci.digest import Digest
 from epoch.oci.names import check_name
 from epoch.oci.strict_json import parse_object
-from epoch.registry.listing import digest_of_key, digests_prefix, file_name, listed
+from epoch.registry.listing import listed
 from epoch.registry.paging import next_link
 from epoch.registry.stored import StoredManifests
-from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 from epoch.store.readonly import unless_denied
 
@@ -53,11 +53,11 @@ class Referrers:
         if found.subject is not None:
             descriptor = found.descriptor(digest, size)
             data = json.dumps(descriptor, ensure_ascii=False, separators=(",", ":")).encode()
-            await self._store.put(entry_of(repository, found.subject, digest), data)
+            await self._store.put(layout.referrer(repository, found.subject, digest), data)
 
     async def remove(self, repository: str, subject: Digest, digest: Digest) -> None:
         """Take a manifest out of the index. To be called after it is gone."""
-        await self._store.delete(entry_of(repository, subject, digest))
+        await self._store.delete(layout.referrer(repository, subject, digest))
 
     async def get(self, request: Request, name: str, reference: str) -> Response:
         """The index of the referrers of a digest, which need not be here itself.
@@ -67,7 +67,7 @@ class Referrers:
         repository, subject = check_name(name), Digest.parse(reference)
         types = [value for value in request.parameters("artifactType") if value]
         last = request.parameter("last") or ""
-        if last and digest_of_key(f"{last}.json") is None:
+        if last and layout.parse_digest_name(last) is None:
             raise RegistryError(Code.UNSUPPORTED, "last must come from a Link", status=400)
 
         async def read(digest: Digest) -> Descriptor | None:
@@ -92,19 +92,19 @@ class Referrers:
 
     async def _page(self, repository: str, subject: Digest, last: str) -> tuple[list[Digest], bool]:
         """The referrers of one page, and whether there are more."""
-        prefix = _entries(repository, subject)
+        prefix = layout.referrers(repository, subject)
         digests: list[Digest] = []
         room = PAGE_BYTES
         async with listed(self._store, prefix, f"{prefix}{last}.json" if last else "") as infos:
             async for info in infos:
-                digest = digest_of_key(info.key)
+                entry = layout.parse_referrer(info.key)
                 # A nested repository may be named like a subject; its objects lie deeper.
-                if digest is None or "/" in info.key[len(prefix) :]:
+                if entry is None or entry.repository != repository:
                     continue
                 room -= info.size
                 if digests and (room < 0 or len(digests) == PAGE_COUNT):
                     return digests, True
-                digests.append(digest)
+                digests.append(entry.referrer)
         return digests, False
 
     async def _read(self, repository: str, subject: Digest, digest: Digest) -> Descriptor | None:
@@ -119,15 +119,15 @@ class Referrers:
     ) -> list[Descriptor | None]:
         """What clients listed by themselves, under the tag `<algorithm>-<hex>`, while the
         registry had no such API ("Referrers Tag Schema"), and what is not indexed nor `known`."""
-        tagged = await self._stored.by_tag(repository, file_name(subject))
+        tagged = await self._stored.by_tag(repository, layout.digest_name(subject))
         if tagged is None:
             return []
 
         async def check(entry: Descriptor) -> Descriptor | None:
             digest = Digest.parse(entry["digest"])
             manifest, indexed = await both(
-                self._store.head(keys.manifest_by_digest(repository, digest)),
-                self._store.head(entry_of(repository, subject, digest)),
+                self._store.head(layout.manifest_by_digest(repository, digest)),
+                self._store.head(layout.referrer(repository, subject, digest)),
             )
             if manifest is None or indexed is not None or manifest.size != entry["size"]:
                 return None
@@ -137,7 +137,7 @@ class Referrers:
 
     async def _ensure_complete(self, repository: str) -> bool:
         """Make the index, where that was not done before; False where the store does not let us."""
-        marker = f"referrers/{repository}/_complete"
+        marker = layout.referrers_complete(repository)
         if await self._store.head(marker) is not None:
             return True
         lock = self._scans.setdefault(repository, asyncio.Lock())
@@ -146,13 +146,13 @@ class Referrers:
                 return True
 
             async def index(info: ObjectInfo) -> bool:
-                digest = digest_of_key(info.key)
-                if digest is None or info.size > document.MAX_STORED:
+                key = layout.parse_manifest(info.key)
+                if key is None or key.digest is None or info.size > document.MAX_STORED:
                     return True
-                return await self.index(repository, digest)
+                return await self.index(repository, key.digest)
 
             with unless_denied("the index of referrers"):
-                done = await for_each(index, self._store.list(digests_prefix(repository)))
+                done = await for_each(index, self._store.list(layout.manifest_copies(repository)))
                 # Reading must not leave an object behind for every name that somebody makes up; and
                 # what was damaged may be read right the next time.
                 if done and all(done):
@@ -175,15 +175,15 @@ class Referrers:
         found: dict[Digest, Descriptor] = {}
 
         async def look(info: ObjectInfo) -> None:
-            digest = digest_of_key(info.key)
-            if digest is None or info.size > document.MAX_STORED:
+            key = layout.parse_manifest(info.key)
+            if key is None or key.digest is None or info.size > document.MAX_STORED:
                 return
-            read = await self._read_referrer(repository, digest)
+            read = await self._read_referrer(repository, key.digest)
             if read is not None and read[0].subject == subject:
-                found[digest] = read[0].descriptor(digest, read[1])
+                found[key.digest] = read[0].descriptor(key.digest, read[1])
 
-        await for_each(look, self._store.list(digests_prefix(repository)))
-        return {digest: found[digest] for digest in sorted(found, key=file_name)}
+        await for_each(look, self._store.list(layout.manifest_copies(repository)))
+        return {digest: found[digest] for digest in sorted(found, key=layout.digest_name)}
 
     async def _read_referrer(
         self, repository: str, digest: Digest
@@ -202,7 +202,7 @@ class Referrers:
 
 def _page_of(known: dict[Digest, Descriptor], last: str) -> tuple[list[Digest], bool]:
     """The referrers of one page, and whether there are more."""
-    digests = [digest for digest in known if file_name(digest) > last]
+    digests = [digest for digest in known if layout.digest_name(digest) > last]
     room = PAGE_BYTES
     for count, digest in enumerate(digests):
         room -= len(json.dumps(known[digest]))
@@ -222,7 +222,7 @@ def _answer(
     if types:
         headers.append(("OCI-Filters-Applied", "artifactType"))
     if last is not None:
-        query = [("artifactType", value) for value in types] + [("last", file_name(last))]
+        query = [("artifactType", value) for value in types] + [("last", layout.digest_name(last))]
         headers.append(("Link", next_link(f"/v2/{repository}/referrers/{subject}", query)))
     index = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": shown}
     body = json.dumps(index, ensure_ascii=False, separators=(",", ":")).encode()
@@ -245,21 +245,11 @@ def _descriptors(data: bytes) -> Iterable[Descriptor]:
 def entry_for(manifest: str, data: bytes) -> str | None:
     """The key of the entry of a manifest with these bytes at the key `manifest`: where that is a
     digest copy, and it has a subject."""
-    repository, copies, _ = manifest.removeprefix("manifests/").rpartition("/_digests/")
-    digest = digest_of_key(manifest)
-    if not copies or digest is None or b'"subject"' not in data:
+    key = layout.parse_manifest(manifest)
+    if key is None or key.digest is None or b'"subject"' not in data:
         return None
     try:
         subject = document.parse(data).subject
     except RegistryError:
         return None
-    return None if subject is None else entry_of(repository, subject, digest)
-
-
-def _entries(repository: str, subject: Digest) -> str:
-    return f"referrers/{repository}/{file_name(subject)}/"
-
-
-def entry_of(repository: str, subject: Digest, digest: Digest) -> str:
-    """The key of a referrer's entry."""
-    return f"{_entries(repository, subject)}{file_name(digest)}.json"
+    return None if subject is None else layout.referrer(key.repository, subject, key.digest)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from epoch import log
+from epoch import layout, log
 from epoch.errors import Code, RegistryError
 from epoch.fan_out import both, for_each
 from epoch.oci.digest import Digest
@@ -27,7 +27,6 @@ from epoch.oci.strict_json import parse_object
 from epoch.registry import listing
 from epoch.registry.tags import TagForms
 from epoch.registry.whole import Reserve, read_whole
-from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 from epoch.store.etags import is_md5_of, md5_in, md5_of
 
@@ -53,7 +52,7 @@ class StoredManifests:
     ) -> bytes | None:
         """The manifest, or None; UNKNOWN (500) where what is stored is damaged. `reserve`: see
         `read_whole`."""
-        key = keys.manifest_by_digest(repository, digest)
+        key = layout.manifest_by_digest(repository, digest)
         for _ in range(_READS):
             found = await self._read(key, reserve)
             if found is None:
@@ -69,7 +68,7 @@ class StoredManifests:
         stored is damaged."""
         last = None
         for _ in range(_READS):
-            found = await self._read(keys.manifest_by_tag(repository, tag), reserve)
+            found = await self._read(layout.manifest_by_tag(repository, tag), reserve)
             if found is None:
                 return None
             digest = await self._judge(repository, tag, *found, is_again=found == last)
@@ -83,11 +82,12 @@ class StoredManifests:
 
     async def at(self, key: str, repository: str) -> bytes | None:
         """The manifest at the key of a digest copy or a tag of the repository."""
-        name = key.removeprefix(keys.manifests(repository))
-        if "/" in name:
-            digest = listing.digest_of_key(key)
-            return None if digest is None else await self.by_digest(repository, digest)
-        tagged = await self.by_tag(repository, name.removesuffix(".json"))
+        found = layout.parse_manifest(key)
+        if found is not None and found.digest is not None:
+            return await self.by_digest(repository, found.digest)
+        if found is None or found.tag is None:
+            return None
+        tagged = await self.by_tag(repository, found.tag)
         return None if tagged is None else tagged[0]
 
     async def stands_for(
@@ -103,7 +103,7 @@ class StoredManifests:
             return seen == digest
         last = None
         for _ in range(_READS):
-            found = await self._store.fetch(keys.manifest_by_tag(repository, tag), MAX_STORED)
+            found = await self._store.fetch(layout.manifest_by_tag(repository, tag), MAX_STORED)
             if found is None:
                 return False
             if Digest.of(found[1], digest.algorithm) == digest:
@@ -124,7 +124,7 @@ class StoredManifests:
         self, repository: str, data: bytes, algorithm: str = "sha256"
     ) -> ObjectInfo | None:
         """The digest copy of these bytes, if it has their size."""
-        key = keys.manifest_by_digest(repository, Digest.of(data, algorithm))
+        key = layout.manifest_by_digest(repository, Digest.of(data, algorithm))
         found = await self._store.head(key)
         return found if found is not None and found.size == len(data) else None
 

@@ -3,6 +3,7 @@
 import json
 from typing import Final
 
+from epoch import layout
 from epoch.errors import Code, RegistryError
 from epoch.http.message import Request, Response
 from epoch.oci.digest import Digest
@@ -54,7 +55,7 @@ class TagForms:
 
     async def read(self, repository: str, tag: str) -> Digest | None:
         """The form of a tag, or None: sha256."""
-        data = await self._store.get(_form_key(repository, tag), _MAX_FORM)
+        data = await self._store.get(layout.tag_form(repository, tag), _MAX_FORM)
         try:
             return None if data is None else Digest.parse(data.decode("ascii", "replace"))
         except RegistryError:
@@ -65,12 +66,8 @@ class TagForms:
         if digest.algorithm == "sha256":
             await self.forget(repository, tag)
         else:
-            await self._store.put(_form_key(repository, tag), str(digest).encode())
+            await self._store.put(layout.tag_form(repository, tag), str(digest).encode())
 
     async def forget(self, repository: str, tag: str) -> None:
         """To be called when the tag is deleted."""
-        await self._store.delete(_form_key(repository, tag))
-
-
-def _form_key(repository: str, tag: str) -> str:
-    return f"_tags/{repository}/_/{tag}"
+        await self._store.delete(layout.tag_form(repository, tag))

@@ -9,20 +9,15 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from epoch import log
+from epoch import layout, log
 from epoch._fastio import Sha256
-from epoch.errors import RegistryError
 from epoch.garbage.pins import TIMES, Pins, Times
 from epoch.oci.digest import HEX_LENGTH, Digest
 from epoch.progress import Progress
-from epoch.registry.listing import digest_of_key
 from epoch.registry.proof import (
-    PREFIX,
     Unproved,
     has_copy,
     read_proved,
-    repository_of,
-    tag_of,
 )
 from epoch.store.base import ObjectInfo, Store, StoreError
 from epoch.store.etags import is_md5_of
@@ -32,7 +27,7 @@ PIECE: Final = 1024 * 1024
 _AHEAD: Final = 1000
 """Objects that may be done while an earlier one, which is larger, is still being read."""
 _OF_TAG: Final = "the digest of a manifest of its repository"
-_PLACES: Final = (*(f"blobs/{algorithm}/" for algorithm in HEX_LENGTH), PREFIX)
+_PLACES: Final = (*map(layout.blobs, HEX_LENGTH), layout.MANIFESTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +99,13 @@ class Verifier:
         for place in _PLACES[first:]:
             start = after if after.startswith(place) else ""
             async for info in self._store.list(place, start):
-                if place == PREFIX or _digest_of(info.key) is not None:
+                if place == layout.MANIFESTS or _digest_of(info.key) is not None:
                     yield info
 
     def _count(self, info: ObjectInfo, damage: Damage | None, progress: Progress) -> None:
         report = self.report
         report.last = info.key
-        if info.key.startswith(PREFIX):
+        if info.key.startswith(layout.MANIFESTS):
             report.manifests += 1
             progress("manifests verified", report.manifests)
         else:
@@ -155,7 +150,7 @@ class Verifier:
             log.warn("read wrong at first, and right the second time", key=info.key)
             return None
         damage = Damage(info.key, str(digest), str(actual), seen.size)
-        if self._pins is None or info.key.startswith(PREFIX):
+        if self._pins is None or info.key.startswith(layout.MANIFESTS):
             return damage
 
         async def has_changed() -> bool:
@@ -170,13 +165,13 @@ class Verifier:
         except Unproved as error:
             actual = "nothing" if error.data is None else str(Digest.of(error.data))
             return Damage(info.key, _OF_TAG, actual, len(error.data or b""))
-        repository = repository_of(info.key)
-        if data is None or tag_of(info.key) is None or repository is None:
+        key = layout.parse_manifest(info.key)
+        if data is None or key is None or key.tag is None:
             return None
         if is_md5_of(info.etag, data):
             return None
         for _ in range(2):
-            if await has_copy(self._store, repository, data):
+            if await has_copy(self._store, key.repository, data):
                 return None
         return Damage(info.key, _OF_TAG, str(Digest.of(data)), len(data))
 
@@ -214,9 +209,5 @@ async def _pieces(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytearray]:
 
 def _digest_of(key: str) -> Digest | None:
     """The digest of an object whose key is one: of a blob, or of a manifest's copy by digest."""
-    if key.startswith(PREFIX):
-        return digest_of_key(key) if "/_digests/" in key else None
-    try:
-        return Digest.parse(":".join(key.split("/")[1:]))
-    except RegistryError:
-        return None
+    manifest = layout.parse_manifest(key)
+    return layout.parse_blob(key) if manifest is None else manifest.digest

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Final
 
-from epoch import log
+from epoch import layout, log
 from epoch.store.base import Store, StoreError
 
 LIMIT: Final = 3.0
@@ -14,10 +14,6 @@ LIMIT: Final = 3.0
 
 KEEP: Final = 5.0
 """Seconds that an answer holds, so that anybody may ask as often as they like."""
-
-_KEY: Final = "catalog.json"
-"""An object that is there in any registry that was ever pushed to. Where it is missing, the store
-proves that the bucket or the directory is there all the same."""
 
 
 class Readiness:
@@ -55,7 +51,9 @@ class Readiness:
         reason = ""
         try:
             async with asyncio.timeout(LIMIT):
-                await self._store.head(_KEY)
+                # Every registry that was ever pushed to has it. Where it is missing, the store
+                # proves that the bucket or the directory is there all the same.
+                await self._store.head(layout.DASHBOARD)
         except TimeoutError:
             reason = f"the store did not answer within {LIMIT:g} s"
         except StoreError as error:

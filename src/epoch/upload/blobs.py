@@ -6,13 +6,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from epoch import layout
 from epoch.config import UploadSettings
 from epoch.errors import Code, RegistryError
 from epoch.garbage.pins import Pins
 from epoch.http.message import Request, Response
 from epoch.oci.digest import HEX_LENGTH, Digest
 from epoch.oci.names import check_name, is_name
-from epoch.store import keys
 from epoch.store.base import Store, StoreError
 from epoch.upload.budget import Budget
 from epoch.upload.chunked import Chunked
@@ -123,7 +123,7 @@ class BlobUploads:
         began = time.monotonic()
         if await self._pushes.pins.rely(digest) is None:
             return None
-        await self._pushes.store.make_durable([keys.blob(digest)])
+        await self._pushes.store.make_durable([layout.blob(digest)])
         await request.body.read(IGNORED_BODY)
         await self._stored(name, digest, began)
         return _created(name, digest)

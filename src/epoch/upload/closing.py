@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
+from epoch import layout
 from epoch._fastio import PartBuffer, Sha256, fill
 from epoch.errors import Code, RegistryError
 from epoch.oci.digest import Digest
-from epoch.store import keys
 from epoch.store.base import Multipart
 from epoch.upload.pushes import Pushes, check_digest
 from epoch.upload.session import Session, Tail
@@ -35,7 +35,7 @@ class Closer:
             if digest.algorithm == "sha256":
                 check_digest(digest, Sha256(held.now.digest_state).hexdigest())
             if await self._is_there(held.now, digest):
-                await self._store.make_durable([keys.blob(digest)])
+                await self._store.make_durable([layout.blob(digest)])
                 unused = held.now.multipart
             else:
                 if not held.now.closing:
@@ -100,7 +100,7 @@ class Closer:
         # It may take long. Others may store the blob meanwhile, and theirs may grow old enough to
         # be collected; and S3 dates what is copied in parts back to the beginning of the copy.
         await self._pushes.pins.claim(digest)
-        await self._store.move(session.data_key, keys.blob(digest), session.offset)
+        await self._store.move(session.data_key, layout.blob(digest), session.offset)
 
     async def _complete(self, held: SessionWriter, upload: Multipart) -> bool:
         """Make the session's object of its parts; False where it was only found.
@@ -136,7 +136,7 @@ class Closer:
         try:
             if other is not None:
                 check_digest(digest, other.hexdigest())
-            await self._store.put(keys.blob(digest), b"" if part is None else part)
+            await self._store.put(layout.blob(digest), b"" if part is None else part)
         finally:
             if part is not None:
                 part.release()

@@ -8,14 +8,13 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from epoch import log
+from epoch import layout, log
 from epoch.config import UploadSettings
 from epoch.errors import Code, RegistryError
 from epoch.garbage.pins import LONGEST, Pins
 from epoch.http.message import Body, BodyCut, ClientGone
 from epoch.metrics import PushOutcome, metrics
 from epoch.oci.digest import Digest
-from epoch.store import keys
 from epoch.store.base import Store, StoreError
 from epoch.upload.budget import Budget
 from epoch.upload.hashing import Hashing
@@ -113,7 +112,7 @@ class Pushes:
                 stored = await self.pins.rely(digest)
                 if stored is None or body.length != stored.size:
                     raise StoreError(f"{digest} was removed while it was being pushed")
-            await self.store.make_durable([keys.blob(digest)])
+            await self.store.make_durable([layout.blob(digest)])
             return "existing"
 
         async def before_visible() -> None:
@@ -127,7 +126,7 @@ class Pushes:
             self.budget,
             self.hashing,
             self.settings,
-            keys.blob(digest),
+            layout.blob(digest),
             hasher=hasher,
             limit=self.max_blob,
             part_size=self.budget.part_size(body.length),

@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from epoch import layout
 from epoch.oci.digest import Digest
 from epoch.store.base import Multipart, Part
 
@@ -78,18 +79,18 @@ class Session:
     @property
     def folder(self) -> str:
         """The prefix of all its objects."""
-        return f"_uploads/{self.id}/"
+        return layout.upload(self.id)
 
     @property
     def data_key(self) -> str:
         """The key of the multipart upload."""
-        return f"{self.folder}data"
+        return layout.upload_data(self.id)
 
     @property
     def alive_key(self) -> str:
         """The key of what shows that a request still receives. Beside the generations, so that one
         list tells when the session was last written to."""
-        return f"{self.folder}state/alive"
+        return layout.upload_alive(self.id)
 
     @property
     def multipart(self) -> Multipart | None:
@@ -103,7 +104,7 @@ class Session:
 
     def state_key(self) -> str:
         """The key of this generation."""
-        return f"{self.folder}state/{self.generation:08d}"
+        return layout.upload_state(self.id, self.generation)
 
     def next(self, **changes: Any) -> Session:
         """The next generation."""

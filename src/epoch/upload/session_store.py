@@ -13,13 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
-from epoch import log
+from epoch import layout, log
 from epoch._fastio import Sha256
 from epoch.errors import Code, RegistryError
 from epoch.store.base import Multipart, Store, StoreError, UploadLost
 from epoch.upload.session import MAX_STATE, Session, Tail
 
-SECRET_KEY: Final = "_uploads/secret"  # noqa: S105 - where the secret lies
 SECRET_BYTES: Final = 32
 
 LIFETIME: Final = 24 * 3600.0
@@ -88,7 +87,7 @@ class SessionWriter:
         """Store bytes behind the last full part. `begin`, `end`: the states of the upload's sha256
         before and after them."""
         offset = Sha256(begin).length
-        key = f"{self.now.folder}tail/{offset:020d}-{secrets.token_hex(4)}"
+        key = layout.upload_tail(self.now.id, offset, secrets.token_hex(4))
         self.fresh.append(key)
         await self._sessions.store.put(key, data)
         return Tail(key, len(data), begin, end)
@@ -268,7 +267,7 @@ class Sessions:
     async def _look(self, session: Session) -> tuple[str | None, float]:
         """The key of the newest generation, and when the session was last written to."""
         newest, touched = None, 0.0
-        async for info in self.store.list(f"{session.folder}state/"):
+        async for info in self.store.list(layout.upload_states(session.id)):
             touched = max(touched, info.modified)
             if info.key != session.alive_key:
                 newest = info.key
@@ -284,22 +283,24 @@ class Sessions:
         """The same for all processes over this store: the first one to need it writes it."""
         found = await read_secret(self.store)
         if found is None:
-            await self.store.put_new(SECRET_KEY, secrets.token_bytes(SECRET_BYTES))
+            await self.store.put_new(layout.UPLOAD_SECRET, secrets.token_bytes(SECRET_BYTES))
             found = await read_secret(self.store)
         if found is None:
-            raise StoreError(f"read {SECRET_KEY}: it is not there though it was just written")
+            raise StoreError(
+                f"read {layout.UPLOAD_SECRET}: it is not there though it was just written"
+            )
         return found
 
 
 async def read_secret(store: Store) -> bytes | None:
     """What sessions are authenticated with, None where no server has needed it yet. `StoreError`
     where it is damaged: whoever could guess what is left of it could forge sessions."""
-    found = await store.get(SECRET_KEY, 1024)
+    found = await store.get(layout.UPLOAD_SECRET, 1024)
     # A file whose blocks never reached the disk reads as zeros.
     if found is not None and (len(found) != SECRET_BYTES or not any(found)):
         raise StoreError(
-            f"read {SECRET_KEY}: it is damaged ({len(found)} bytes): delete that object, and "
-            "a new one is made; uploads under way begin again",
+            f"read {layout.UPLOAD_SECRET}: it is damaged ({len(found)} bytes): delete that object, "
+            "and a new one is made; uploads under way begin again",
             retry_after=None,
         )
     return found

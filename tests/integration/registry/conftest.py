@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from epoch import layout
 from epoch._fastio import PartBuffer, fill
 from epoch.download.blobs import BlobDownloads
 from epoch.errors import Code, RegistryError
@@ -24,7 +25,6 @@ from epoch.registry.manifests import Manifests
 from epoch.registry.membership import Membership
 from epoch.registry.referrers import Referrers
 from epoch.registry.tags import Tags
-from epoch.store import keys
 from epoch.store.base import Store
 from epoch.store.directory.store import DirectoryStore
 from epoch.store.s3.store import S3Store
@@ -120,7 +120,7 @@ class House:
 
     async def push_blob(self, content: bytes, algorithm: str = "sha256") -> Digest:
         digest = Digest.of(content, algorithm)
-        await self.store.put(keys.blob(digest), content)
+        await self.store.put(layout.blob(digest), content)
         return digest
 
     async def image(self, *layers: bytes, algorithm: str = "sha256", **more: Any) -> bytes:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from epoch import layout
 from epoch.errors import Code
 from epoch.oci.digest import Digest
 from epoch.registry.stored import StoredManifests
-from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store
 from epoch.store.directory.store import DirectoryStore
 from epoch.store.s3.store import S3Store
@@ -22,7 +22,7 @@ from tests.tools.failing import Failing
 from tests.tools.memory import MemoryStore
 
 REPO = "team/app"
-TAG = keys.manifest_by_tag(REPO, "v1")
+TAG = layout.manifest_by_tag(REPO, "v1")
 FOREVER = 1_000_000
 
 Change = Callable[[bytes], bytes]

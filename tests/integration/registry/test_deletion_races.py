@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from epoch import layout
 from epoch.config import MIB, UploadSettings
 from epoch.errors import Code, RegistryError
-from epoch.garbage.pins import DELETIONS, Pins, Times
+from epoch.garbage.pins import Pins, Times
 from epoch.oci.digest import Digest
 from epoch.registry import manifests
-from epoch.store import keys
 from epoch.store.base import Store, StoreError
 from epoch.store.directory.store import DirectoryStore
 from epoch.upload.blobs import BlobUploads
@@ -88,7 +88,7 @@ class Lab:
         for info in [info async for info in self.store.list("")]:
             if not info.key.startswith("blobs/"):
                 await self.store.delete(info.key)
-        await self.store.put(keys.blob(DIGEST), LAYER)
+        await self.store.put(layout.blob(DIGEST), LAYER)
 
     async def race(self, counts: tuple[int, ...], *, push_first: bool) -> tuple[str, str, int]:
         """Each does so many steps in turn, then both come to their end. Returns what became of the
@@ -103,7 +103,7 @@ class Lab:
             before, ended = stores[who].done, tasks[who].done()
             await stores[who].run(tasks[who], count)
             if who == 1 and tasks[1].done() and not ended:
-                notes = [info async for info in self.store.list(DELETIONS)]
+                notes = [info async for info in self.store.list(layout.BLOB_DELETIONS)]
                 self.was_announced = bool(notes)
             return stores[who].done - before
 
@@ -143,13 +143,13 @@ async def test_no_manifest_loses_its_layer(tmp_path: Path) -> None:
     seen: Counter[tuple[str, str]] = Counter()
     async for deletion, push in every_race(lab):
         seen[deletion, push] += 1
-        here = await lab.is_here(keys.blob(DIGEST))
+        here = await lab.is_here(layout.blob(DIGEST))
         if push == "done":
             assert here, (deletion, push)
         else:
-            assert not await lab.is_here(keys.manifest_by_tag("a", "v1"))
+            assert not await lab.is_here(layout.manifest_by_tag("a", "v1"))
         assert here == (deletion != "done")
-        left = [info async for info in lab.store.list(DELETIONS)]
+        left = [info async for info in lab.store.list(layout.BLOB_DELETIONS)]
         assert all(info.size == 0 for info in left)
         assert len(left) == (deletion == "done")
     assert {deletion for deletion, _ in seen} == {"done", "unsupported"}
@@ -170,7 +170,7 @@ async def test_it_would_without_the_second_look(
     monkeypatch.setattr(manifests, "confirm_present", nothing)
     lab = await Lab.make(tmp_path, push_manifest)
     async for _, push in every_race(lab):
-        if push == "done" and not await lab.is_here(keys.blob(DIGEST)):
+        if push == "done" and not await lab.is_here(layout.blob(DIGEST)):
             break
     else:
         pytest.fail("no race loses a layer")
@@ -182,7 +182,7 @@ async def test_a_blob_that_is_pushed_again_right_then_is_not_lost(tmp_path: Path
     lab = await Lab.make(tmp_path, push_layer)
     seen: Counter[tuple[str, str, bool]] = Counter()
     async for deletion, push in every_race(lab):
-        here = await lab.is_here(keys.blob(DIGEST))
+        here = await lab.is_here(layout.blob(DIGEST))
         seen[deletion, push, here] += 1
         if push == "done" and not here:
             assert not lab.was_announced
@@ -195,7 +195,7 @@ async def test_a_blob_that_is_pushed_again_right_then_is_not_lost(tmp_path: Path
 
 async def test_a_deletion_that_died_holds_pushes_back_for_a_while(tmp_path: Path) -> None:
     lab = await Lab.make(tmp_path, push_manifest)
-    note = f"{DELETIONS}sha256-{DIGEST.hex}/1"
+    note = f"{layout.BLOB_DELETIONS}sha256-{DIGEST.hex}/1"
     await lab.store.put(note, b"under way")
     assert await push_manifest(lab.store, lab.manifest) == "later"
     assert await push_layer(lab.store, b"") == "later"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from epoch import layout
 from epoch.errors import Code
 from epoch.garbage.collector import Collector
 from epoch.oci import media_types
 from epoch.oci.digest import Digest
 from epoch.registry.manifests import Manifests
-from epoch.store import keys
 from tests.integration.registry.conftest import LAYER_TYPE, House
 from tests.tools.aged import Aged
 
@@ -73,7 +73,7 @@ async def test_blobs_of_an_index_are_no_garbage(house: House) -> None:
     aged.older(10 * DAY, *await house.keys("blobs/"))
     report = await Collector(aged, min_age=DAY, session_lifetime=DAY).collect()
     assert report.removed_blobs == 1
-    left = {keys.blob(Digest.of(blob)) for blob in (b"layer", b"config")}
+    left = {layout.blob(Digest.of(blob)) for blob in (b"layer", b"config")}
     assert set(await house.keys("blobs/")) == left
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from epoch.garbage.collector import LAST, Collector
-from epoch.garbage.pins import SWEEPS, TIMES, Pins, Times
+from epoch import layout
+from epoch.garbage.collector import Collector
+from epoch.garbage.pins import TIMES, Pins, Times
 from epoch.garbage.references import digests_in
 from epoch.garbage.report import Report
 from epoch.garbage.sweep import BATCH
 from epoch.oci import media_types
 from epoch.oci.digest import Digest
-from epoch.store import keys
 from epoch.store.base import Store, StoreError
 from tests.integration.registry.conftest import House
 from tests.tools.aged import Aged
@@ -51,7 +51,7 @@ async def all_keys(store: Store, prefix: str = "") -> list[str]:
 async def test_an_empty_store(aged: Aged) -> None:
     report = await collect(aged)
     assert report == Report()
-    assert await all_keys(aged) == [LAST]
+    assert await all_keys(aged) == [layout.LAST_COLLECTION]
 
 
 async def test_old_blobs_that_nothing_names_go(aged: Aged, old_house: House) -> None:
@@ -68,10 +68,10 @@ async def test_old_blobs_that_nothing_names_go(aged: Aged, old_house: House) -> 
     assert (report.removed_blobs, report.removed_bytes) == (4, 6 * 3 + 8)
     assert (dry.removed_blobs, dry.removed_bytes, dry.blobs) == (4, 6 * 3 + 8, 7)
     for digest in gone:
-        assert await aged.head(keys.blob(digest)) is None
-    assert await aged.head(keys.blob(young)) is not None
+        assert await aged.head(layout.blob(digest)) is None
+    assert await aged.head(layout.blob(young)) is not None
     assert sorted(await all_keys(aged)) == sorted(
-        {*before, LAST, "catalog.json"} - {keys.blob(digest) for digest in gone}
+        {*before, layout.LAST_COLLECTION, "catalog.json"} - {layout.blob(digest) for digest in gone}
     )
     assert old_house.body(await old_house.get(REPO, "v1")) == kept
 
@@ -96,7 +96,7 @@ async def test_a_tag_that_differs_from_all_digest_copies_counts(
     aged: Aged, old_house: House
 ) -> None:
     data = await old_house.image(b"of another writer")
-    await aged.put(keys.manifest_by_tag(REPO, "v1"), data)
+    await aged.put(layout.manifest_by_tag(REPO, "v1"), data)
     await age_all(aged)
     assert (await collect(aged)).removed_blobs == 0
 
@@ -109,7 +109,7 @@ async def test_the_last_manifest_takes_its_blobs_along(aged: Aged, old_house: Ho
     await old_house.delete(REPO, Digest.of(shared))
     await age_all(aged)
     assert (await collect(aged)).removed_blobs == 1
-    assert await aged.head(keys.blob(Digest.of(b"base"))) is not None
+    assert await aged.head(layout.blob(Digest.of(b"base"))) is not None
     await old_house.delete("other", Digest.of(other))
     assert (await collect(aged)).removed_blobs == 3
     assert await all_keys(aged, "blobs/") == []
@@ -124,13 +124,14 @@ async def test_manifests_without_tags_stay(aged: Aged, old_house: House) -> None
     assert old_house.body(await old_house.get(REPO, digest)) == data
 
 
+@pytest.mark.foreign_keys
 async def test_what_is_no_blob_of_ours_stays(aged: Aged) -> None:
     odd = ["blobs/sha256/abc", f"blobs/md5/{'0' * 32}", f"blobs/sha256/{'A' * 64}", "other/x"]
     for key in odd:
         await aged.put(key, b"?")
     await age_all(aged)
     await collect(aged)
-    assert sorted(await all_keys(aged)) == sorted([*odd, LAST])
+    assert sorted(await all_keys(aged)) == sorted([*odd, layout.LAST_COLLECTION])
 
 
 async def test_a_manifest_that_cannot_be_read_stops_it(
@@ -153,7 +154,7 @@ async def test_more_than_one_batch(aged: Aged, monkeypatch: pytest.MonkeyPatch) 
     await age_all(aged)
     report = await collect(aged)
     assert report.removed_blobs == 30
-    assert await all_keys(aged) == [LAST]
+    assert await all_keys(aged) == [layout.LAST_COLLECTION]
     assert BATCH == 1000
 
 
@@ -167,7 +168,7 @@ class TestPins:
         assert await pins.rely(digest) is not None
         report = await collect(aged)
         assert (report.removed_blobs, report.spared, report.notes) == (0, 1, 0)
-        assert await aged.head(keys.blob(digest)) is not None
+        assert await aged.head(layout.blob(digest)) is not None
         assert (await collect(aged, dry_run=True)).removed_blobs == 0
 
     async def test_a_pin_is_written_once_and_only_for_what_is_old(
@@ -184,6 +185,7 @@ class TestPins:
         (pin,) = await all_keys(aged, "_pins/")
         assert pin.endswith(f"/sha256-{digest.hex}")
 
+    @pytest.mark.foreign_keys
     async def test_old_pins_keep_nothing_and_go(self, aged: Aged, old_house: House) -> None:
         digest = await old_house.push_blob(b"old")
         await age_all(aged)
@@ -196,34 +198,34 @@ class TestPins:
     async def test_an_announced_blob_is_waited_for(self, aged: Aged, old_house: House) -> None:
         digest = await old_house.push_blob(b"old")
         await age_all(aged)
-        await aged.put(f"{SWEEPS}1", str(digest).encode())
+        await aged.put(f"{layout.SWEEPS}1", str(digest).encode())
         pins = Pins(aged, Times(view=0, patience=0.01, poll=0.001))
         for one in (digest, digest):
             with pytest.raises(StoreError) as caught:
                 await pins.rely(one)
             assert caught.value.retry_after
         assert await pins.rely(Digest.of(b"another")) is None
-        await aged.delete(keys.blob(digest))
+        await aged.delete(layout.blob(digest))
         with pytest.raises(StoreError):  # nothing may be stored there yet
             await pins.rely(digest)
-        await aged.delete(f"{SWEEPS}1")
+        await aged.delete(f"{layout.SWEEPS}1")
         assert await pins.rely(digest) is None
 
     async def test_an_announcement_that_was_left_behind_expires_and_goes(
         self, aged: Aged, old_house: House
     ) -> None:
         digest = await old_house.push_blob(b"old")
-        await aged.put(f"{SWEEPS}1", str(digest).encode())
+        await aged.put(f"{layout.SWEEPS}1", str(digest).encode())
         await age_all(aged)
         assert await Pins(aged, QUICK).rely(digest) is not None
         assert (await collect(aged)).notes == 1
-        assert await all_keys(aged, SWEEPS) == []
+        assert await all_keys(aged, layout.SWEEPS) == []
 
     async def test_a_view_is_shared_for_a_while(self, aged: Aged) -> None:
         digest = Digest.of(b"missing")
         pins = Pins(aged, Times(view=60, patience=0))
         assert await pins.rely(digest) is None
-        await aged.put(f"{SWEEPS}1", str(digest).encode())
+        await aged.put(f"{layout.SWEEPS}1", str(digest).encode())
         assert await pins.rely(digest) is None
         with pytest.raises(StoreError):
             await Pins(aged, Times(view=60, patience=0)).rely(digest)
@@ -239,10 +241,10 @@ async def test_the_index_stays_true(aged: Aged, old_house: House) -> None:
     await old_house.push("emptied", subject, "v1")
     await old_house.list_catalog()
     # Another writer, which knows no index, deletes manifests and adds a repository.
-    await aged.delete(keys.manifest_by_digest(REPO, lost_digest))
-    await aged.delete(keys.manifest_by_digest("emptied", digest))
-    await aged.delete(keys.manifest_by_tag("emptied", "v1"))
-    await aged.put(keys.manifest_by_tag("added", "v1"), subject)
+    await aged.delete(layout.manifest_by_digest(REPO, lost_digest))
+    await aged.delete(layout.manifest_by_digest("emptied", digest))
+    await aged.delete(layout.manifest_by_tag("emptied", "v1"))
+    await aged.put(layout.manifest_by_tag("added", "v1"), subject)
     await age_all(aged)
     report = await collect(aged)
     assert report.entries == 2
@@ -273,7 +275,7 @@ async def test_expired_sessions_and_lost_multipart_uploads(aged: Aged) -> None:
         await aged.put(f"_uploads/{session}/state/00000001", b"{}")
     await aged.put(f"_uploads/{committed}/state/00000007", b"{}")
     await aged.put("_uploads/secret", b"s" * 32)
-    lost = await aged.create_multipart(keys.blob(Digest.of(b"lost")))
+    lost = await aged.create_multipart(layout.blob(Digest.of(b"lost")))
     await aged.put_part(lost, 1, 0, part)
     assert (await collect(aged)).sessions == 0
     assert len([one async for one in aged.list_multiparts("")]) == 3
@@ -339,7 +341,7 @@ async def test_it_can_be_stopped(aged: Aged, old_house: House, monkeypatch: Any)
 
     report = await collector.collect(stop_at_second)
     assert report.removed_blobs == 1
-    assert await all_keys(aged, SWEEPS) == []
+    assert await all_keys(aged, layout.SWEEPS) == []
 
 
 async def test_links_go_with_their_blobs(aged: Aged, old_house: House) -> None:
@@ -359,9 +361,9 @@ async def test_links_go_with_their_blobs(aged: Aged, old_house: House) -> None:
     assert (report.removed_blobs, report.entries) == (2, 4)
     assert sorted(await all_keys(aged, "_links/")) == sorted(
         [
-            keys.link(REPO, Digest.of(b"kept")),
-            keys.link("nested/" + REPO, Digest.of(b"kept")),
-            keys.link(REPO, lost),  # young: its blob may be about to come again
+            layout.link(REPO, Digest.of(b"kept")),
+            layout.link("nested/" + REPO, Digest.of(b"kept")),
+            layout.link(REPO, lost),  # young: its blob may be about to come again
         ]
     )
     await age_all(aged)

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from epoch import layout
 from epoch.errors import Code, RegistryError
-from epoch.garbage.collector import LAST, Collector
+from epoch.garbage.collector import Collector
 from epoch.garbage.pins import Pins, Times
 from epoch.garbage.report import Report
 from epoch.oci.digest import Digest
-from epoch.store import keys
 from epoch.store.base import Store, StoreError
 from tests.integration.registry.conftest import House
 from tests.tools.aged import Aged
@@ -50,12 +50,12 @@ class Scene:
         await house.push(SPARE, signature)
         await house.list_referrers(SPARE, Digest.of(self.other))
         await house.list_catalog()
-        await self.aged.put(keys.manifest_by_tag(SPARE, "lost"), await house.image(b"lost-"))
+        await self.aged.put(layout.manifest_by_tag(SPARE, "lost"), await house.image(b"lost-"))
         await self.aged.put(f"_uploads/{SESSION}/state/00000001", b"{}")
         await self.make_old()
         await self.aged.put(f"_uploads/{SESSION}/state/00000002", b"{}")
         await house.push_blob(b"pinned")
-        self.aged.older(2 * DAY, keys.blob(self.pinned))
+        self.aged.older(2 * DAY, layout.blob(self.pinned))
         assert await Pins(self.aged, QUICK).rely(self.pinned) is not None
         await house.dashboard.close()
         self.kept = sorted(await self.needed())
@@ -66,13 +66,13 @@ class Scene:
     async def needed(self) -> list[str]:
         """All keys but those of garbage and of notes."""
         found = [info.key async for info in self.aged.inner.list("")]
-        notes = ("_gc/", keys.blob(Digest.of(b"garbage")))
-        return [key for key in found if not key.startswith(notes) and key != LAST]
+        notes = ("_gc/", layout.blob(Digest.of(b"garbage")))
+        return [key for key in found if not key.startswith(notes) and key != layout.LAST_COLLECTION]
 
     async def collect(self) -> Report | StoreError:
         """Collect over the store that lies, with garbage to be removed."""
         garbage = await self.house.push_blob(b"garbage")
-        self.aged.older(2 * DAY, keys.blob(garbage))
+        self.aged.older(2 * DAY, layout.blob(garbage))
         collector = Collector(self.lying.as_store, min_age=DAY, session_lifetime=DAY, times=QUICK)
         try:
             return await collector.collect()
@@ -116,9 +116,9 @@ async def test_no_single_wrong_answer_costs_anything(scene: Scene) -> None:
 async def test_bytes_that_are_always_wrong_stop_it(scene: Scene, lie: Lie, what: str) -> None:
     """And the object is named."""
     key = {
-        "child": keys.manifest_by_digest(DEEP, Digest.of(await scene.house.image(b"child"))),
-        "copy": keys.manifest_by_digest(SPARE, Digest.of(scene.other)),
-        "tag": keys.manifest_by_tag(SPARE, "lost"),
+        "child": layout.manifest_by_digest(DEEP, Digest.of(await scene.house.image(b"child"))),
+        "copy": layout.manifest_by_digest(SPARE, Digest.of(scene.other)),
+        "tag": layout.manifest_by_tag(SPARE, "lost"),
     }[what]
     scene.lying.lie(replace(lie, keys=key), 1, for_good=True)
     outcome = await scene.collect()
@@ -130,7 +130,7 @@ async def test_bytes_that_are_always_wrong_stop_it(scene: Scene, lie: Lie, what:
     assert isinstance(outcome, StoreError)
     assert key in str(outcome)
     assert sorted(await scene.needed()) == scene.kept
-    assert await scene.aged.head(keys.blob(Digest.of(b"garbage"))) is not None
+    assert await scene.aged.head(layout.blob(Digest.of(b"garbage"))) is not None
 
 
 async def _has_no_md5(scene: Scene, key: str) -> bool:
@@ -140,7 +140,7 @@ async def _has_no_md5(scene: Scene, key: str) -> bool:
 
 async def test_what_rots_in_the_store_stops_it(scene: Scene) -> None:
     """Not only an answer is wrong: the bytes are, with a size and an etag that fit them."""
-    key = keys.manifest_by_digest(DEEP, Digest.of(await scene.house.image(b"child")))
+    key = layout.manifest_by_digest(DEEP, Digest.of(await scene.house.image(b"child")))
     data = await scene.aged.get(key, 10_000)
     assert data is not None
     for wrong in (data.replace(b'"layers"', b'"lawers"'), HTML, b""):
@@ -185,13 +185,13 @@ async def test_a_child_that_its_index_speaks_for(scene: Scene) -> None:
     scene.lying.lie(_without(child.hex), 1, for_good=True)
     outcome = await scene.collect()
     assert isinstance(outcome, StoreError)
-    assert keys.manifest_by_digest(DEEP, child) in str(outcome)
+    assert layout.manifest_by_digest(DEEP, child) in str(outcome)
 
 
 async def test_manifests_that_are_deleted_meanwhile_are_no_lie(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = keys.manifest_by_digest(DEEP, Digest.of(await scene.house.image(b"child")))
+    key = layout.manifest_by_digest(DEEP, Digest.of(await scene.house.image(b"child")))
     lists = 0
     real = scene.aged.list
 
@@ -206,12 +206,12 @@ async def test_manifests_that_are_deleted_meanwhile_are_no_lie(
     monkeypatch.setattr(scene.aged, "list", list_and_delete)
     outcome = await scene.collect()
     assert isinstance(outcome, Report)
-    assert await scene.aged.head(keys.blob(Digest.of(b"child"))) is not None
+    assert await scene.aged.head(layout.blob(Digest.of(b"child"))) is not None
 
 
 async def test_a_tag_that_moves_while_it_is_read(scene: Scene) -> None:
     """Not an error: it is looked at again, and what it names now is kept."""
-    key = keys.manifest_by_tag(SPARE, "other")
+    key = layout.manifest_by_tag(SPARE, "other")
     moved = await scene.house.image(b"a longer layer than before", b"and one more")
     real = scene.aged.fetch
 
@@ -221,11 +221,11 @@ async def test_a_tag_that_moves_while_it_is_read(scene: Scene) -> None:
         return await real(asked, limit)
 
     scene.aged.fetch = fetch  # type: ignore[method-assign, assignment]
-    scene.aged.older(2 * DAY, keys.blob(Digest.of(b"and one more")))
+    scene.aged.older(2 * DAY, layout.blob(Digest.of(b"and one more")))
     outcome = await scene.collect()
     assert isinstance(outcome, Report)
     assert outcome.removed_blobs == 1
-    assert await scene.aged.head(keys.blob(Digest.of(b"and one more"))) is not None
+    assert await scene.aged.head(layout.blob(Digest.of(b"and one more"))) is not None
 
 
 async def test_a_session_whose_newest_object_is_not_listed_stays(scene: Scene) -> None:
@@ -255,7 +255,7 @@ async def test_a_deletion_by_request_believes_as_little(scene: Scene) -> None:
                 await blobs.delete(scene.house.request("DELETE"), DEEP, named)
             if isinstance(caught.value, RegistryError):
                 assert caught.value.code in (Code.UNSUPPORTED, Code.BLOB_UNKNOWN)
-            assert await scene.aged.head(keys.blob(Digest.of(b"child"))) is not None
+            assert await scene.aged.head(layout.blob(Digest.of(b"child"))) is not None
             if not scene.lying.lied:
                 break
         assert nth > 1

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from epoch import layout
 from epoch.errors import Code, RegistryError
 from epoch.garbage.collector import Collector
 from epoch.garbage.pins import Pins, Times
 from epoch.oci.digest import Digest
 from epoch.registry.manifests import Manifests
-from epoch.store import keys
 from epoch.store.base import ObjectInfo, Store, StoreError
 from epoch.store.directory.store import DirectoryStore
 from tests.integration.registry.conftest import House
@@ -59,7 +59,7 @@ async def push_all(store: Stepped, pins: type[Pins], manifest: bytes) -> str:
     try:
         for content in (b"{}", LAYER):
             if await guard.rely(Digest.of(content)) is None:
-                await store.put(keys.blob(Digest.of(content)), content)
+                await store.put(layout.blob(Digest.of(content)), content)
     except StoreError:
         return "later"
     outcome = await push_manifest(store, pins, manifest)
@@ -71,7 +71,7 @@ class Unpinned(Pins):
     """What it would be without the agreement."""
 
     async def rely(self, digest: Digest) -> ObjectInfo | None:
-        return await self._store.head(keys.blob(digest))
+        return await self._store.head(layout.blob(digest))
 
 
 class Lab:
@@ -86,7 +86,7 @@ class Lab:
         store = Aged(DirectoryStore(root, fsync=False))
         await store.check()
         manifest = await House(store).image(LAYER)
-        store.older(48 * HOUR, keys.blob(DIGEST), keys.blob(Digest.of(b"{}")))
+        store.older(48 * HOUR, layout.blob(DIGEST), layout.blob(Digest.of(b"{}")))
         return cls(store, manifest)
 
     async def race(
@@ -109,10 +109,10 @@ class Lab:
 
     async def is_whole(self) -> bool:
         """Whether the manifest's layer is here, if the manifest is."""
-        manifest = keys.manifest_by_digest("a", Digest.of(self.manifest))
+        manifest = layout.manifest_by_digest("a", Digest.of(self.manifest))
         if await self.store.head(manifest) is None:
             return True
-        return await self.store.head(keys.blob(DIGEST)) is not None
+        return await self.store.head(layout.blob(DIGEST)) is not None
 
 
 async def race_all(root: Path, push: Push, pins: type[Pins]) -> tuple[Counter[str], int]:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from epoch import layout
 from epoch.garbage.pins import Pins
 from epoch.oci.digest import Digest
 from epoch.registry.dashboard import Dashboard
 from epoch.registry.deletions import Deletions, Watch
-from epoch.store import keys
 from epoch.store.base import ObjectInfo
 from tests.integration.registry.worlds import (
     REPO,
@@ -44,8 +44,8 @@ def all_or_nothing(data: bytes, *tags: str) -> Callable[[Objects, dict[str, Outc
     """A manifest that was pushed with tags has them all, or is gone with them."""
 
     def check(objects: Objects, _: dict[str, Outcome]) -> None:
-        wanted = [keys.manifest_by_digest(REPO, Digest.of(data))]
-        wanted += [keys.manifest_by_tag(REPO, tag) for tag in tags]
+        wanted = [layout.manifest_by_digest(REPO, Digest.of(data))]
+        wanted += [layout.manifest_by_tag(REPO, tag) for tag in tags]
         found = [key in objects for key in wanted]
         assert all(found) or not any(found), f"half done: {dict(zip(wanted, found, strict=True))}"
 
@@ -102,7 +102,7 @@ def test_a_tag_that_moves_is_not_lost_with_what_it_stood_for() -> None:
     world.do(push(old, "latest"))
 
     def moved(objects: Objects, _: dict[str, Outcome]) -> None:
-        item = objects.get(keys.manifest_by_tag(REPO, "latest"))
+        item = objects.get(layout.manifest_by_tag(REPO, "latest"))
         assert item is not None, "nobody has deleted it"
         assert item.data == new
 
@@ -239,7 +239,7 @@ class TestCollection:
     def test_without_pins_a_layer_would_be_lost(self) -> None:
         class Unpinned(Pins):
             async def rely(self, digest: Digest) -> ObjectInfo | None:
-                return await self._store.head(keys.blob(digest))
+                return await self._store.head(layout.blob(digest))
 
         world = World()
         data = world.image(b"an old layer")
@@ -252,12 +252,12 @@ class TestCollection:
         world = World()
         data = world.referrer(b"layer")
         world.do(push(data))
-        del world.objects[keys.manifest_by_digest(REPO, Digest.of(data))]
+        del world.objects[layout.manifest_by_digest(REPO, Digest.of(data))]
         # The blobs are young: this is about the indexes.
         at = Digest.of(b"layer"), Digest.of(b"{}")
         for digest in at:
-            item = world.objects[keys.blob(digest)]
-            world.objects[keys.blob(digest)] = item._replace(modified=item.modified + 2 * 86400)
+            item = world.objects[layout.blob(digest)]
+            world.objects[layout.blob(digest)] = item._replace(modified=item.modified + 2 * 86400)
         acts = pushes(data, 1) | {"collect": collect}
         world.explore(acts)
         world.explore(acts, may_stop=["collect"])
@@ -270,8 +270,8 @@ class TestCollection:
 
         def linked(objects: Objects, outcomes: dict[str, Outcome]) -> None:
             if outcomes["mount"].returned == (201,):
-                assert keys.blob(digest) in objects, "mounted, and gone"
-                assert keys.link(REPO, digest) in objects, "mounted, and not linked"
+                assert layout.blob(digest) in objects, "mounted, and gone"
+                assert layout.link(REPO, digest) in objects, "mounted, and not linked"
 
         world.explore({"mount": mount(digest), "collect": collect}, also=linked)
 
@@ -283,8 +283,8 @@ def test_a_blob_is_mounted_beside_its_deletion(may_stop: str) -> None:
     world.image(b"a layer")
 
     def linked(objects: Objects, outcomes: dict[str, Outcome]) -> None:
-        if outcomes["mount"].returned == (201,) and keys.blob(digest) in objects:
-            assert keys.link(REPO, digest) in objects, "mounted, and not linked"
+        if outcomes["mount"].returned == (201,) and layout.blob(digest) in objects:
+            assert layout.link(REPO, digest) in objects, "mounted, and not linked"
 
     acts = {"mount": mount(digest), "delete": delete_blob(digest)}
     found = world.explore(acts, may_stop=[may_stop] if may_stop else [], also=linked)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from epoch import layout
 from epoch.errors import Code
 from epoch.oci import media_types
 from epoch.oci.digest import Digest
 from epoch.registry import referrers
-from epoch.store import keys
 
 REPO = "team/app"
 
@@ -40,6 +40,7 @@ async def test_tags_are_sorted_bytewise_and_paged(house: Any) -> None:
         assert await house.refused(answer) == (400, Code.UNSUPPORTED)
 
 
+@pytest.mark.foreign_keys
 async def test_what_is_not_a_tag_is_not_listed(house: Any) -> None:
     data = await house.image()
     await house.push(REPO, data, "v1", "_digests0", "zz")
@@ -47,7 +48,7 @@ async def test_what_is_not_a_tag_is_not_listed(house: Any) -> None:
         await house.push(f"{REPO}/nested", data, f"n{number}")
         await house.push(REPO, await house.image(bytes([number])))
     for extra in ("no-suffix", ".json", "a b.json", "sub/x.json"):
-        await house.store.put(f"{keys.manifests(REPO)}{extra}", data)
+        await house.store.put(f"{layout.manifests(REPO)}{extra}", data)
     assert (await house.list_tags(REPO))[0] == ["_digests0", "v1", "zz"]
 
 
@@ -113,13 +114,13 @@ async def test_referrers_are_derived_from_manifests_that_were_there_before(house
     subject = house.descriptor(b"subject")
     old = [await house.image(bytes([number]), subject=subject) for number in range(20)]
     for data in old:
-        await house.store.put(keys.manifest_by_digest(REPO, Digest.of(data)), data)
+        await house.store.put(layout.manifest_by_digest(REPO, Digest.of(data)), data)
     new = await house.image(b"new", subject=subject)
     await house.push(REPO, new)
     found, _ = await house.list_referrers(REPO, subject["digest"])
     assert {entry["digest"] for entry in found} == {str(Digest.of(data)) for data in [*old, new]}
     # Deleted by a server that knows nothing of referrers.
-    await house.store.delete(keys.manifest_by_digest(REPO, Digest.of(new)))
+    await house.store.delete(layout.manifest_by_digest(REPO, Digest.of(new)))
     found, _ = await house.list_referrers(REPO, subject["digest"])
     assert {entry["digest"] for entry in found} == {str(Digest.of(data)) for data in old}
 
@@ -133,9 +134,9 @@ async def test_the_referrers_that_clients_listed_under_a_tag_are_merged(house: A
         await house.push(REPO, manifest)
     fallback = json.loads(house.index(known, unknown))
     fallback["manifests"] += [house.descriptor(b"gone"), {"digest": 5}, None]
-    key = keys.manifest_by_tag(REPO, f"sha256-{digest.hex}")
+    key = layout.manifest_by_tag(REPO, f"sha256-{digest.hex}")
     listed = json.dumps(fallback).encode()  # more than a push could
-    await house.store.put(keys.manifest_by_digest(REPO, Digest.of(listed)), listed)
+    await house.store.put(layout.manifest_by_digest(REPO, Digest.of(listed)), listed)
     await house.store.put(key, listed)
     found, _ = await house.list_referrers(REPO, digest)
     assert sorted(entry["digest"] for entry in found) == sorted(
@@ -193,8 +194,8 @@ async def test_the_catalog(house: Any) -> None:
 
 async def test_the_catalog_of_a_bucket_that_was_there_before(house: Any) -> None:
     data = await house.image()
-    await house.store.put(keys.manifest_by_digest("x/y", Digest.of(data)), data)
-    await house.store.put(keys.manifest_by_tag("x", "v1"), data)
+    await house.store.put(layout.manifest_by_digest("x/y", Digest.of(data)), data)
+    await house.store.put(layout.manifest_by_tag("x", "v1"), data)
     await house.store.put("manifests/vm:v1/latest.json", data)
     await house.push("new", data)
     assert (await house.list_catalog())[0] == ["new", "x", "x/y"]

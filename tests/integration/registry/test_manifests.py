@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from epoch import layout
 from epoch.errors import Code, RegistryError
 from epoch.oci import media_types
 from epoch.oci.digest import Digest
-from epoch.store import keys
 
 REPO = "team/app"
 
@@ -169,8 +169,8 @@ async def test_deleting_a_manifest_deletes_its_tags_and_no_other(house: Any) -> 
 async def test_manifests_of_the_go_server_are_served(house: Any) -> None:
     # Any JSON, no object of ours beside it.
     data = b'{"anything": [1, 2]}'
-    await house.store.put(keys.manifest_by_digest(REPO, Digest.of(data)), data)
-    await house.store.put(keys.manifest_by_tag(REPO, "v1"), data)
+    await house.store.put(layout.manifest_by_digest(REPO, Digest.of(data)), data)
+    await house.store.put(layout.manifest_by_tag(REPO, "v1"), data)
     pulled = await house.get(REPO, "v1")
     assert house.header(pulled, "Content-Type") == media_types.OCI_MANIFEST
     assert (await house.list_tags(REPO))[0] == ["v1"]
@@ -179,5 +179,5 @@ async def test_manifests_of_the_go_server_are_served(house: Any) -> None:
 
 async def test_a_damaged_manifest_is_not_served_by_digest(house: Any) -> None:
     digest = await house.push(REPO, await house.image())
-    await house.store.put(keys.manifest_by_digest(REPO, digest), b"{}")
+    await house.store.put(layout.manifest_by_digest(REPO, digest), b"{}")
     assert await house.refused(house.get(REPO, digest)) == (500, Code.UNKNOWN)

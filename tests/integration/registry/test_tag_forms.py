@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from epoch import layout
 from epoch.oci.digest import Digest
 from epoch.registry.stored import StoredManifests
 from epoch.registry.tags import TagForms
-from epoch.store import keys
 from epoch.store.directory.store import DirectoryStore
 from tests.tools.failing import Failing
 
 DATA = b'{"schemaVersion": 2}'
-KEY = keys.manifest_by_tag("a/b", "v1")
+KEY = layout.manifest_by_tag("a/b", "v1")
 SHA256, SHA512 = Digest.of(DATA), Digest.of(DATA, "sha512")
 
 
@@ -23,7 +23,7 @@ async def test_what_is_remembered_holds_for_one_object(tmp_path: Path) -> None:
     counted = Failing(store)
     writer, reader = TagForms(store), StoredManifests(counted.as_store)
     for digest in (SHA256, SHA512):
-        await store.put(keys.manifest_by_digest("a/b", digest), DATA)
+        await store.put(layout.manifest_by_digest("a/b", digest), DATA)
 
     async def move_to(digest: Digest, modified: float) -> None:
         await writer.remember("a/b", "v1", digest)
@@ -50,7 +50,7 @@ async def test_what_was_just_written_is_not_remembered(tmp_path: Path) -> None:
     counted = Failing(store)
     reader = StoredManifests(counted.as_store)
     await TagForms(store).remember("a/b", "v1", SHA512)
-    await store.put(keys.manifest_by_digest("a/b", SHA512), DATA)
+    await store.put(layout.manifest_by_digest("a/b", SHA512), DATA)
     await store.put(KEY, DATA)
     counted.calls.clear()
     for _ in range(2):
@@ -63,7 +63,7 @@ async def test_a_tag_that_lost_its_form_stands_for_the_copy_that_is_there(tmp_pa
     """A deletion of the tag beside its push may take the form and not the tag."""
     store = DirectoryStore(tmp_path, fsync=False)
     await store.check()
-    await store.put(keys.manifest_by_digest("a/b", SHA512), DATA)
+    await store.put(layout.manifest_by_digest("a/b", SHA512), DATA)
     await store.put(KEY, DATA)
     assert await StoredManifests(store).by_tag("a/b", "v1") == (DATA, SHA512)
     await store.close()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from epoch import layout
 from epoch.config import MIB, UploadSettings
 from epoch.errors import RegistryError
 from epoch.garbage.collector import Collector
@@ -15,7 +16,6 @@ from epoch.oci.digest import Digest
 from epoch.registry.dashboard import Dashboard, names_in
 from epoch.registry.deletions import Deletions, Waits
 from epoch.registry.manifests import Manifests
-from epoch.store import keys
 from epoch.store.base import Store, StoreError
 from epoch.upload.blobs import BlobUploads
 from tests.integration.registry.conftest import House
@@ -205,7 +205,7 @@ class World:
         """The indexes have what is there, as any client sees it."""
         await self.check_but_tags(store)
         house = house_over(store)
-        for tag in [info.key async for info in store.list_folder(keys.manifests(REPO))]:
+        for tag in [info.key async for info in store.list_folder(layout.manifests(REPO))]:
             name = tag.rpartition("/")[2].removesuffix(".json")
             response = await house.get(REPO, name)
             digest = Digest.parse(house.header(response, "Docker-Content-Digest") or "")
@@ -218,7 +218,7 @@ class World:
         readable = [digest for digest in self.known if await is_there(house, digest)]
         for digest in readable:
             for blob in blobs_of(self.known[digest]):
-                assert await store.head(keys.blob(blob)) is not None, f"{digest} lost a blob"
+                assert await store.head(layout.blob(blob)) is not None, f"{digest} lost a blob"
         names, _ = await house.list_catalog()
         assert not readable or names == [REPO], "lost from the catalogue"
         listed, _ = await house.list_referrers(REPO, SUBJECT)
