@@ -140,11 +140,11 @@ class App:
             error.headers += tuple(self._cors.fields(request))
 
     def start(self) -> None:
-        """Begin what runs behind the requests."""
+        """Start what runs beside the requests."""
         self._schedule.start()
 
     async def close(self) -> None:
-        """End what runs behind the requests, then the store."""
+        """Stop what runs beside the requests, then close the store."""
         await self._schedule.close()
         await self.readiness.close()
         await self._uploads.close()

@@ -128,7 +128,7 @@ class Metrics:
         self.part_buckets[bisect_left(PART_SECONDS, seconds)] += 1
 
     def cpu(self) -> dict[Work, float]:
-        """CPU seconds of this process so far by what they went to; together they are all of them.
+        """Returns the total CPU seconds of this process by kind of work.
 
         `receive`, `tls` and `hash` are measured where they happen. uvloop sends when nobody looks,
         so `send` is what else the kernel did, and `other`, Python above all, what else was done

@@ -244,7 +244,7 @@ def test_it_ends_in_order_and_can_be_gone_on_with(tmp_path: Path, number: signal
     out, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert len(err.splitlines()) == 1
-    assert "told to stop" in err
+    assert "interrupted" in err
     after = re.search(r"--after (\S+)", err)
     assert after
     rest = verify(tmp_path, "--after", after[1])

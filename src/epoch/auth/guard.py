@@ -91,7 +91,7 @@ class Guard:
         self._who.reload()
 
     def close(self) -> None:
-        """End what runs behind the requests."""
+        """Stop what runs beside the requests."""
         self._who.close()
 
     def _policy(self) -> Policy:

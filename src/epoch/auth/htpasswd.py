@@ -39,7 +39,8 @@ class Users:
         self._entries = Watched(path, parse)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bcrypt")
         self._waiting = 0
-        # Remembered are not passwords but a hash of them, keyed with what only this process knows.
+        # We cache a keyed hash of each verified password, never the password. The key never leaves
+        # this process.
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, None] = OrderedDict()
 

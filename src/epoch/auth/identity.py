@@ -30,8 +30,8 @@ class Identity:
 
     @property
     def sees_all(self) -> bool:
-        """See `epoch.http.message.Caller`. A token of ours counts as its user, who can have one
-        for any other repository as well."""
+        """See `epoch.http.message.Caller`. Our own tokens do not restrict this: the same user could
+        obtain a token for any repository."""
         return not self.is_foreign and self.policy.pulls_everywhere(self.user)
 
     def may_list(self) -> bool:

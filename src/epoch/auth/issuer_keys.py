@@ -56,7 +56,7 @@ def _from_jwks(data: bytes) -> list[VerifyingKey]:
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise ValueError("neither PEM nor a JSON Web Key Set")
     if not all(isinstance(item, dict) for item in document["keys"]):
-        raise ValueError("what is among its keys is none")
+        raise ValueError("`keys` contains something that is not a key")
     found = [_from_jwk(item) for item in document["keys"] if item.get("use", "sig") == "sig"]
     if not found:
         raise ValueError("there is no key in it")
@@ -77,7 +77,7 @@ def _from_jwk(item: dict[str, Any]) -> VerifyingKey:
     key = jwt.PyJWK({name: value for name, value in item.items() if name != "alg"}).key
     algorithms = _algorithms(key)
     if named is not None and named not in algorithms:
-        raise ValueError(f"the key {kid!r} is not one for {named!r}")
+        raise ValueError(f"key {kid!r} cannot be used with {named!r}")
     return VerifyingKey(kid, key, (named,) if named else algorithms)
 
 

@@ -71,7 +71,7 @@ def gc(dry_run: bool, **options: Any) -> None:
     finally:
         counter.clear()
     if report is None:
-        raise click.ClickException("told to stop before the end; what is needed is still there")
+        raise click.ClickException("interrupted; nothing that is still referenced was removed")
     _print(report, dry_run=dry_run)
 
 

@@ -19,7 +19,7 @@ def main() -> int:
     """Serve as the parent wants it; the exit code. What fails at start is one line on stderr."""
     target = os.dup(1)
     os.dup2(2, 1)  # whatever else is printed is no message
-    # Without a buffer: what comes behind the first line is for the server to read.
+    # Without a buffer: what comes after the first line is for the server to read.
     with open(0, "rb", buffering=0, closefd=False) as source:
         line = source.readline()
     if not line.endswith(b"\n"):

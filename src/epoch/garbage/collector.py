@@ -56,7 +56,7 @@ class Collector:
 
     @property
     def sweeping(self) -> bool:
-        """Whether blobs are announced or being deleted right now: no time to be cancelled."""
+        """Whether blobs are announced or being deleted right now: must not be cancelled now."""
         return self._blobs is not None and self._blobs.sweeping
 
     @property

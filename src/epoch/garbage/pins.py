@@ -139,11 +139,10 @@ class Pins:
         self._view = _View({})
 
     async def rely(self, digest: Digest) -> ObjectInfo | None:
-        """The blob, which from now on stays long enough to be named by a manifest, but for a
-        deletion by request; None: it is not here, and nobody is about to delete what is stored in
-        its place.
+        """Returns the blob, which is now guaranteed to outlive the next manifest push, unless a
+        request deletes it; or None if it is missing and no running sweep could delete a new copy.
 
-        `StoreError`, to be tried again, where it is being deleted and that takes long.
+        Raises `StoreError`, to be retried, while it is being deleted and that takes long.
         """
         while True:
             info = await self._store.head(layout.blob(digest))

@@ -145,7 +145,7 @@ class RequestBody:
         if self._paused:
             self._paused = False
             self._idle_since = now = self._loop.time()
-            # Not begun anew: many pauses are short, and who drips must not profit from them.
+            # Do not reset the window: pauses are frequent, and a trickling client must not benefit.
             self._rate_since += now - self._paused_since
             if self.reading and self._prefix:
                 self._loop.call_soon(self._pump)

@@ -71,7 +71,7 @@ def verify(
             try:
                 await task
             except asyncio.CancelledError:
-                verifier.report.failure = "told to stop before the end"
+                verifier.report.failure = "interrupted before the end"
             except StoreError as error:
                 verifier.report.failure = str(error)
             return verifier.report

@@ -139,7 +139,8 @@ class Manifests:
         return Response(200, headers, data)
 
     async def _type_of(self, digest: Digest, data: bytes) -> str:
-        """The media type of bytes that have this digest, and so for ever."""
+        """Returns the media type of the manifest with this digest. It never changes, so it is
+        cached."""
         found = self._types.get(digest)
         if found is None:
             if len(self._types) >= _REMEMBERED:

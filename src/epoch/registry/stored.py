@@ -33,8 +33,8 @@ from epoch.store.etags import is_md5_of, md5_in, md5_of
 _REMEMBERED: Final = 4096
 """Tags whose digest is remembered; the one that was seen first goes first."""
 _SETTLED: Final = 5.0
-"""Seconds from which on an object is told from its successor by its time, which may be counted in
-whole seconds by a clock that is not quite ours."""
+"""Seconds. An object that is older cannot share its timestamp with a later write: timestamps may
+have a resolution of one second, and clocks differ."""
 _READS: Final = 4
 """How often an object is read before it counts as damaged. It may also have been replaced."""
 

@@ -165,8 +165,8 @@ class Budget:
         return self.small + count <= limit
 
     async def acquire(self, capacity: int, part_size: int) -> PartBuffer:
-        """Like `borrow`, but wait for one's turn, and raise `RegistryError` where that takes too
-        long. To be called by who holds no buffer."""
+        """Like `borrow`, but waits for its turn, and raises `RegistryError` where that takes too
+        long. The caller must not hold a buffer."""
         part = self.borrow(capacity, part_size)
         if part is not None:
             return part

@@ -2,7 +2,7 @@
 
 The digest is not known while the bytes come. They go the same way as those of a push: hashed once
 where they lie, shipped as parts of a multipart upload, here on a key of the session's own, which
-the store moves to its place at the end. What is left behind the last full part when a request ends
+the store moves to its place at the end. What is left after the last full part when a request ends
 becomes a small object, so that the next request finds everything in the store.
 """
 
@@ -151,7 +151,7 @@ class Chunked:
     async def _append(
         self, held: SessionWriter, body: Body, expected: int | None, closing: str = ""
     ) -> None:
-        """Receive a body behind what is there, and write the next generation."""
+        """Receive a body after what is there, and write the next generation."""
         session = held.now
         self._pushes.check_length(body.length, session.offset)
         budget = self._pushes.budget
@@ -268,7 +268,7 @@ class Chunked:
                 last_part=None,
                 interrupted=True,
                 claimed=False,
-                contended=True,  # what was stored behind them may still arrive
+                contended=True,  # what was stored after them may still arrive
             )
             await self._advance(held, transfer, after)
         except (StoreError, RegistryError) as error:
@@ -316,7 +316,7 @@ class Chunked:
     async def _merge(
         self, held: SessionWriter, receipt: _Receipt, data: memoryview
     ) -> tuple[Tail, ...]:
-        """Store `data` behind the tails, joined with those before that are not larger."""
+        """Store `data` after the tails, joined with those before that are not larger."""
         end = receipt.hasher.export_state()
         kept, size = list(held.now.tails), len(data)
         if receipt.loaded:  # they are the begin of `data`

@@ -132,13 +132,13 @@ class Dispatcher:
         return ExistingUpload(self._upload or self._begun.upload, whole)
 
     async def put_last(self, data: memoryview) -> Part:
-        """Store the part behind all that were shipped, which is still the caller's: it counts
+        """Store the part after all that were shipped, which is still the caller's: it counts
         only if nothing follows."""
         upload = await self._opened()
         return await self._store.put_part(upload, self._next_number, self._next_offset, data)
 
     def hand_over(self) -> None:
-        """What was stored is somebody else's from now on: `abort` does nothing to it."""
+        """Transfers ownership of the stored parts: `abort` no longer removes them."""
         if self._created is not None:
             self._created = None
             metrics.multiparts -= 1

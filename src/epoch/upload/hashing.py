@@ -214,7 +214,7 @@ class Digesting:
             await self._settled
 
     def drop(self) -> None:
-        """Hash no more; what another thread is at it ends."""
+        """Stops hashing. A job that already runs in a thread is left to finish."""
         self._hashing.forget(self)
         self._resting = False
         self.queue.clear()

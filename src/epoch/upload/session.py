@@ -25,7 +25,7 @@ MAX_STATE: Final = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """Bytes behind the last full part, in an object of their own."""
+    """Bytes after the last full part, in an object of their own."""
 
     key: str
     size: int
@@ -65,7 +65,7 @@ class Session:
     cancelled: bool = False
     """Whether the client has given up: the session has ended."""
     claimed: bool = False
-    """Whether a request may be writing to the multipart upload, behind `parts`."""
+    """Whether a request may be writing to the multipart upload, after `parts`."""
     contended: bool = False
     """Whether such a request failed or never came to its end: what it wrote may still arrive, and
     the bytes have to be read before they become a blob."""

@@ -1,4 +1,4 @@
-"""Sessions in the store: their tokens, their generations, the bytes behind the last full part."""
+"""Sessions in the store: their tokens, their generations, the bytes after the last full part."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class SessionWriter:
         await self._sessions.clear(self.now, upload)
 
     async def put_tail(self, data: memoryview | bytes, begin: bytes | None, end: bytes) -> Tail:
-        """Store bytes behind the last full part. `begin`, `end`: the states of the upload's sha256
+        """Store bytes after the last full part. `begin`, `end`: the states of the upload's sha256
         before and after them."""
         offset = Sha256(begin).length
         key = layout.upload_tail(self.now.id, offset, secrets.token_hex(4))

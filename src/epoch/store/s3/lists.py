@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class Lists:
-    """Lists of what lies behind `own`, the prefix of the settings."""
+    """Lists of what lies below `own`, the prefix of the settings."""
 
     def __init__(self, calls: Calls, own: str) -> None:
         self._calls = calls

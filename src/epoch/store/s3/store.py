@@ -346,8 +346,8 @@ def _deleted(answer: Answer) -> bool:
 
 
 def _completed(body: bytes) -> bool:
-    """What is told behind a 200 may be an error (Amazon S3, "CompleteMultipartUpload"). False:
-    the object has not been seen yet."""
+    """Reads the body of a 200, which may carry an error (Amazon S3, "CompleteMultipartUpload").
+    Returns False: the object has not been seen yet."""
     try:
         parse(body, "CompleteMultipartUploadResult")
     except NotS3:
