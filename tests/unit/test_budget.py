@@ -14,14 +14,16 @@ import random
 import selectors
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
 from epoch._fastio import PartBuffer, Sha256, fill, live_views
 from epoch.config import UploadSettings
 from epoch.errors import RegistryError
+from epoch.store.base import Store
 from epoch.upload.budget import LOOK_SECONDS, WAIT_SECONDS, WAIT_SECONDS_MIDWAY, Budget
+from epoch.upload.context import BodyPlan, UploadContext
 from epoch.upload.hashing import Hashing
 from epoch.upload.sink import PartSink
 
@@ -73,6 +75,7 @@ class Server:
     def __init__(self, parts: float, lanes: int = 0) -> None:
         self.budget = tiny(parts)
         self.hashing = Hashing(lanes=lanes)
+        self.context = UploadContext(cast(Store, None), UploadSettings(), self.budget, self.hashing)
         self.ship_seconds: Callable[[], float] = lambda: 0.05
         self.most = 0
 
@@ -114,16 +117,8 @@ class Client:
         self._hasher = Sha256()
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
-        self.sink = PartSink(
-            self,
-            server.budget,
-            server.hashing,
-            self,
-            hasher=self._hasher,
-            length=None if chunked else length,
-            limit=LIMIT,
-            part_size=part_size,
-        )
+        plan = BodyPlan(self._hasher, LIMIT, part_size)
+        self.sink = PartSink(server.context, self, self, plan, length=None if chunked else length)
 
     # Flow
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import pytest
 
 from epoch._fastio import PartBuffer, Sha256, fill
 from epoch.config import MIB, UploadSettings
+from epoch.store.base import Store
 from epoch.upload.budget import Budget
+from epoch.upload.context import BodyPlan, UploadContext
 from epoch.upload.hashing import Hashing
 from epoch.upload.sink import PartSink
 from tests.tools.running import eventually
@@ -40,16 +43,11 @@ async def test_a_refusal_of_memory_behind_the_end_of_a_body_is_told(waits: bool)
     await asyncio.sleep(0)
     assert budget.waiting == 1
     flow = Over()
-    sink = PartSink(
-        flow,
-        budget,
-        Hashing(lanes=0),
-        flow,
-        hasher=Sha256(),
-        length=None,
-        limit=100,
-        part_size=20 * MIB,  # never to be had, as where the kernel refuses a mapping
-    )
+    settings = UploadSettings()
+    context = UploadContext(cast(Store, None), settings, budget, Hashing(lanes=0))
+    # Such a part is never to be had, as where the kernel refuses a mapping.
+    plan = BodyPlan(Sha256(), limit=100, part_size=20 * MIB)
+    sink = PartSink(context, flow, flow, plan, length=None)
     assert fill(sink.get_buffer(5), b"hello") == 5
     sink.received(5)
     settled = asyncio.create_task(sink.settle()) if waits else None

@@ -23,6 +23,7 @@ from epoch.metrics import metrics
 from epoch.oci.digest import Digest
 from epoch.store.base import Part, StoreError
 from epoch.upload.closing import Closer
+from epoch.upload.context import BodyPlan
 from epoch.upload.dispatcher import ExistingUpload
 from epoch.upload.pushes import Pushes, outcome_of
 from epoch.upload.session import Session, Tail
@@ -158,16 +159,12 @@ class Chunked:
         part_size = session.part_size or budget.part_size(body.length)
         limit = min(self._pushes.max_blob, part_size * MAX_PARTS) - session.offset
         hasher = Sha256(session.digest_state)
+        if expected is not None:
+            limit = min(limit, expected)
         transfer = Transfer(
-            self._pushes.store,
-            budget,
-            self._pushes.hashing,
-            self._pushes.settings,
+            self._pushes.context,
             session.data_key,
-            hasher=hasher,
-            limit=limit if expected is None else min(limit, expected),
-            part_size=part_size,
-            keep_last=False,
+            BodyPlan(hasher, limit, part_size, keep_last=False),
             begun=ExistingUpload(session.multipart, list(session.parts)),
             claim=held.claim,
         )

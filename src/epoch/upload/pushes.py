@@ -17,6 +17,7 @@ from epoch.metrics import PushOutcome, metrics
 from epoch.oci.digest import Digest
 from epoch.store.base import Store, StoreError
 from epoch.upload.budget import Budget
+from epoch.upload.context import BodyPlan, UploadContext
 from epoch.upload.hashing import Hashing
 from epoch.upload.sink import DiscardSink, new_hasher
 from epoch.upload.transfer import Transfer
@@ -41,6 +42,7 @@ class Pushes:
         self.settings = settings
         self.budget = Budget(settings)
         self.hashing = Hashing(threads=settings.hash_threads)
+        self.context = UploadContext(store, settings, self.budget, self.hashing)
         self.max_blob = min(settings.max_blob, self.budget.largest_blob())
         self._cleanups: set[asyncio.Task[None]] = set()
 
@@ -121,16 +123,8 @@ class Pushes:
                 # S3 dates what is stored in parts back to its beginning.
                 await self.pins.claim(digest)
 
-        transfer = Transfer(
-            self.store,
-            self.budget,
-            self.hashing,
-            self.settings,
-            layout.blob(digest),
-            hasher=hasher,
-            limit=self.max_blob,
-            part_size=self.budget.part_size(body.length),
-        )
+        plan = BodyPlan(hasher, self.max_blob, self.budget.part_size(body.length))
+        transfer = Transfer(self.context, layout.blob(digest), plan)
         try:
             await transfer.receive(body)
             await transfer.digested()

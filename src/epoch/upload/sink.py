@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 from epoch._fastio import PartBuffer, Sha256, fill
 from epoch.errors import Code, RegistryError
 from epoch.http.message import BodyCut, Flow
-from epoch.upload.budget import Budget
+from epoch.upload.context import BodyPlan, UploadContext
 from epoch.upload.fairness import RETRY_AFTER, too_slow
-from epoch.upload.hashing import Digesting, Hasher, Hashing
+from epoch.upload.hashing import Digesting, Hasher
 from epoch.upload.loan import Loan
 
 if TYPE_CHECKING:
@@ -52,38 +52,33 @@ class PartSink:
 
     def __init__(
         self,
+        context: UploadContext,
         flow: Flow,
-        budget: Budget,
-        hashing: Hashing,
         shipper: Shipper,
+        plan: BodyPlan,
         *,
-        hasher: Hasher,
         length: int | None,
-        limit: int,
-        part_size: int,
         first: PartBuffer | None = None,
-        keep_last: bool = True,
     ) -> None:
-        """`length`: of the body, None if unknown. `limit`: the most bytes of it. `first`: a begun
-        part to go on with, ours from now on. `keep_last`: a full part that ends the body is not
-        shipped: it is to be verified first. A shorter one never is."""
+        """`length`: of the body, None if unknown. `first`: a begun part to go on with, which the
+        sink owns from now on."""
         self.total = 0
         """Bytes of this body that lie in parts; they are hashed once `digested` says so."""
         self._flow = flow
-        self._budget = budget
-        self._hashing = hashing
+        self._budget = context.budget
+        self._hashing = context.hashing
         self._shipper = shipper
-        self._hasher = hasher
+        self._hasher = plan.hasher
         self._digesting = (
-            Digesting(hashing, hasher, self._hashed, part_size)
-            if isinstance(hasher, Sha256)
+            Digesting(context.hashing, plan.hasher, self._hashed, plan.part_size)
+            if isinstance(plan.hasher, Sha256)
             else None
         )
         self._length = length
-        self._limit = limit
-        self._part_size = part_size
-        self._keep_last = keep_last
-        self._loan = Loan(budget, self, part_size, first)
+        self._limit = plan.limit
+        self._part_size = plan.part_size
+        self._keep_last = plan.keep_last
+        self._loan = Loan(context.budget, self, plan.part_size, first)
         self._spilled = False  # the bytes being received go to SPILL
         self._room = 0  # bytes of it that may
         self._held = b""  # what was spilled, until there is memory for it

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from epoch._fastio import PartBuffer
-from epoch.config import UploadSettings
 from epoch.http.message import Body, Flow
-from epoch.store.base import Store
-from epoch.upload.budget import Budget
+from epoch.upload.context import BodyPlan, UploadContext
 from epoch.upload.dispatcher import NOTHING, Dispatcher, ExistingUpload
-from epoch.upload.hashing import Hasher, Hashing
 from epoch.upload.sink import PartSink
 
 
@@ -19,38 +16,27 @@ class Transfer:
 
     def __init__(
         self,
-        store: Store,
-        budget: Budget,
-        hashing: Hashing,
-        settings: UploadSettings,
+        context: UploadContext,
         key: str,
+        plan: BodyPlan,
         *,
-        hasher: Hasher,
-        limit: int,
-        part_size: int,
-        keep_last: bool = True,
         begun: ExistingUpload = NOTHING,
         claim: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`limit`: the most bytes of this body. `keep_last`: a full part at the end of a body of
-        known length is kept back too. `begun`, `claim`: see `Dispatcher`."""
+        """`key`: of the object that is made. `begun`, `claim`: see `Dispatcher`."""
         self.received = 0
         self.last: PartBuffer | None = None
         self.dispatcher = Dispatcher(
-            store,
+            context.store,
             key,
-            settings.parts_in_flight,
+            context.settings.parts_in_flight,
             on_room=self._room,
             on_failure=self._failed,
             begun=begun,
             claim=claim,
         )
-        self._budget = budget
-        self._hashing = hashing
-        self._hasher = hasher
-        self._limit = limit
-        self._part_size = part_size
-        self._keep_last = keep_last
+        self._context = context
+        self._plan = plan
         self._sink: PartSink | None = None
         self._flow: Flow | None = None
 
@@ -97,16 +83,7 @@ class Transfer:
     def _make_sink(self, flow: Flow, length: int | None) -> PartSink:
         self._flow = flow
         self._sink = PartSink(
-            flow,
-            self._budget,
-            self._hashing,
-            self.dispatcher,
-            hasher=self._hasher,
-            length=length,
-            limit=self._limit,
-            part_size=self._part_size,
-            first=self.last,
-            keep_last=self._keep_last,
+            self._context, flow, self.dispatcher, self._plan, length=length, first=self.last
         )
         return self._sink
 
