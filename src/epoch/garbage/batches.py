@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import Final, TypeVar
 
 Item = TypeVar("Item")
 
+BATCH: Final = 1000
+"""Items in one piece."""
 
-async def batches(items: AsyncIterator[Item], size: int) -> AsyncIterator[list[Item]]:
-    """The items in lists of `size`; the last one may be shorter."""
+
+async def batches(items: AsyncIterator[Item], size: int = BATCH) -> AsyncIterator[list[Item]]:
+    """Returns the items in lists of `size`; the last one may be shorter."""
     batch: list[Item] = []
     async for item in items:
         batch.append(item)

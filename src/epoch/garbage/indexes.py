@@ -25,7 +25,6 @@ from epoch.registry.listing import has_manifests, listed
 from epoch.registry.referrers import Referrers
 from epoch.store.base import Store
 
-_BATCH: Final = 1000
 _DEAD: Final = 3600.0
 """Seconds after which no deletion is under way, whatever the clocks say."""
 _MAX_ENTRY: Final = 8 * 1024 * 1024
@@ -64,7 +63,7 @@ class Index:
                 await self._remove(key)
 
         for prefix in (layout.REFERRERS, layout.CATALOG):
-            async for batch in batches(self._old(prefix, progress), _BATCH):
+            async for batch in batches(self._old(prefix, progress)):
                 await for_each(remove, batch)
         tags = await self._named.manifests.tags()
         _, gone = await Dashboard(self._store).reconcile(tags, dry_run=dry_run)

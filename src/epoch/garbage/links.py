@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Final
 
 from epoch import layout
 from epoch.fan_out import for_each
@@ -14,8 +13,6 @@ from epoch.garbage.report import Report
 from epoch.oci.digest import Digest
 from epoch.progress import Progress
 from epoch.store.base import Store
-
-_BATCH: Final = 1000
 
 
 async def collect_links(
@@ -45,7 +42,7 @@ async def collect_links(
         if await store.head(layout.blob(digest)) is not None:
             await store.put(key, b"")
 
-    async for batch in batches(_old(store, named, progress, time.time() - min_age), _BATCH):
+    async for batch in batches(_old(store, named, progress, time.time() - min_age)):
         await for_each(remove, batch)
 
 

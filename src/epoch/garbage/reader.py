@@ -17,7 +17,6 @@ from epoch.progress import Progress, silent
 from epoch.registry.proof import read_proved
 from epoch.store.base import ObjectInfo, Store, StoreError
 
-_BATCH: Final = 1000
 _CLOCKS: Final = 900.0
 """Seconds that the clocks of the store and of this machine may differ, see `epoch.garbage.pins`."""
 
@@ -60,7 +59,7 @@ class ManifestReader:
             unlisted.discard(info.key)
             await self._read(info)
 
-        async for batch in batches(self._store.list(layout.MANIFESTS), _BATCH):
+        async for batch in batches(self._store.list(layout.MANIFESTS)):
             await for_each(read, batch)
         await self.look_for(unlisted)
         return count

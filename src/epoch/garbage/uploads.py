@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Final
 
 from epoch import layout
 from epoch.fan_out import for_each
@@ -17,8 +16,6 @@ from epoch.garbage.batches import batches
 from epoch.garbage.report import Report
 from epoch.progress import Progress
 from epoch.store.base import Multipart, Store, StoreError
-
-_BATCH: Final = 1000
 
 
 async def collect_uploads(
@@ -58,7 +55,7 @@ async def collect_uploads(
 
     for prefix in (layout.BLOBS, layout.UPLOADS):
         found = _left_behind(store, prefix, oldest, alive)
-        async for batch in batches(found, _BATCH):
+        async for batch in batches(found):
             await for_each(abort, batch)
     if failures:
         raise failures[0]
