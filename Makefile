@@ -11,7 +11,7 @@ NO_TESTS := 5
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo test test-slow conformance lint bench bench-push bench-core profile gates minio-test clients fresh clean
+.PHONY: help setup run demo test test-slow conformance lint bench bench-push bench-core profile gates minio-test clients package fresh clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ minio-test: $(BUILT) ## Run the store's tests against a MinIO server
 clients: $(BUILT) ## Push and pull with Docker, podman, skopeo, crane, ... (gets them; some minutes, as root)
 	$(BIN)/python -m tests.clients.programs
 	$(BIN)/python -m pytest tests/clients/matrix.py $(ARGS)
+
+package: ## Build the sdist and the wheel into dist/, and try the wheel where no compiler is
+	PYTHON='$(PYTHON)' scripts/package.sh
 
 fresh: ## Run make demo and make test on a machine with nothing but what the README names (root, debootstrap)
 	scripts/fresh.sh $(ARGS)
