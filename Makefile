@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEPS := .venv/.deps
 BUILT := .venv/.built
+DOCS := .venv/.docs
 ARGS ?=
 # Most tests wait for something most of the time. A file's tests stay together, in one process.
 SIDE_BY_SIDE := -n 3 --dist loadfile -p no:benchmark
@@ -11,7 +12,7 @@ NO_TESTS := 5
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo test test-slow conformance lint bench bench-push bench-core profile gates minio-test clients fresh clean
+.PHONY: help setup run demo test test-slow conformance coverage lint docs bench bench-push bench-core profile gates minio-test clients package fresh clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,11 +40,17 @@ else
 	$(BIN)/python -m pytest tests/conformance $(ARGS)
 endif
 
+coverage: $(BUILT) ## Run the tests of units, stores and HTTP; fail if they reach less of Epoch than before
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow and not alone and not timed' --cov=epoch tests/unit tests/contract tests/protocol $(ARGS)
+
 lint: $(BUILT) ## Check style, types and the Cython code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint src/epoch  # it starts pycodestyle by name
+
+docs: $(DOCS) ## Build the documents as a site, in site/
+	$(BIN)/mkdocs build --strict $(ARGS)
 
 bench: $(BUILT) ## Measure every target of docs/performance.md (ARGS="--rows push --runs 3")
 	$(BIN)/python bench/table.py $(ARGS)
@@ -67,11 +74,14 @@ clients: $(BUILT) ## Push and pull with Docker, podman, skopeo, crane, ... (gets
 	$(BIN)/python -m tests.clients.programs
 	$(BIN)/python -m pytest tests/clients/matrix.py $(ARGS)
 
+package: ## Build the sdist and the wheel into dist/, and try the wheel where no compiler is
+	PYTHON='$(PYTHON)' scripts/package.sh
+
 fresh: ## Run make demo and make test on a machine with nothing but what the README names (root, debootstrap)
 	scripts/fresh.sh $(ARGS)
 
 clean: ## Remove all that was built here, .venv too
-	rm -rf .venv build dist src/*.egg-info src/epoch/_fastio.c src/epoch/*.so demo-data bench/bin \
+	rm -rf .venv build dist site .coverage src/*.egg-info src/epoch/_fastio.c src/epoch/*.so demo-data bench/bin \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find src tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -87,4 +97,8 @@ $(DEPS): pyproject.toml constraints.txt
 
 $(BUILT): $(DEPS) setup.py src/epoch/_fastio.pyx $(wildcard src/epoch/native/*)
 	$(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+$(DOCS): $(DEPS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt --editable '.[docs]'
 	touch $@

@@ -1,9 +1,17 @@
-"""Builds the one extension; everything else about the package is in pyproject.toml."""
+"""Builds the extension and the package's description; all else is in pyproject.toml."""
+
+import re
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+# A package index shows the README without the files beside it: of a link to one, the text stays.
+README = re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]+\)", r"\1", Path("README.md").read_text("utf-8"))
+
 setup(
+    long_description=README,
+    long_description_content_type="text/markdown",
     ext_modules=cythonize(
         [
             Extension(
@@ -18,5 +26,5 @@ setup(
             )
         ],
         compiler_directives={"language_level": "3"},
-    )
+    ),
 )

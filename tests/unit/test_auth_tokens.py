@@ -180,6 +180,7 @@ BAD = {
 }
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("name", BAD)
 def test_bad_tokens_are_refused(issued: IssuedTokens, name: str) -> None:
     text: str = BAD[name]()  # type: ignore[no-untyped-call]

@@ -404,6 +404,7 @@ def test_waiting_for_memory_ends() -> None:
     simulate(work())
 
 
+@pytest.mark.timed
 def test_a_look_at_many_is_short() -> None:
     """It is one step of the loop; the collector of garbage may not count here."""
 

@@ -119,6 +119,7 @@ def test_it_is_the_same_text_as_the_go_server_writes() -> None:
     assert new == json.dumps(wanted, indent=2, sort_keys=True, ensure_ascii=False).encode()
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(("repositories", "tags"), [(1, 100_000), (1000, 100)])
 def test_no_step_holds_the_loop(repositories: int, tags: int) -> None:
     old = {

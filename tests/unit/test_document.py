@@ -226,6 +226,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("data", BOMBS.values(), ids=BOMBS.keys())
 def test_bombs_are_refused_at_once(data: bytes) -> None:
     took = []
