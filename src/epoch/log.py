@@ -162,11 +162,16 @@ def access(
     seconds: float,
     peer: str,
     agent: str = "",
+    *,
+    user: str = "",
+    id: str = "",  # noqa: A002 - as the line has it
 ) -> None:
     """Write the line of one request, at info.
 
     `target`: as sent; its query is left out. `received`, `sent`: bytes of the two bodies.
-    `seconds`: from the head to the last byte of the answer. `peer`: `host:port`.
+    `seconds`: from the head to the last byte of the answer. `peer`: `host:port`, or the address
+    that a proxy tells. `user`: who has proved to be that; never what was only claimed, since people
+    type passwords where names belong.
     """
     if not _logger.isEnabledFor(logging.INFO):
         return
@@ -175,7 +180,8 @@ def access(
         sys.stderr.write(
             f"{_stamp(time.time())} info request method={value(method)} "
             f"path={value(target.partition('?')[0])} status={status} received={received} "
-            f"sent={sent} seconds={seconds:.6f} peer={value(peer)} agent={value(agent)}\n"
+            f"sent={sent} seconds={seconds:.6f} peer={value(peer)} user={value(user)} "
+            f"id={value(id)} agent={value(agent)}\n"
         )
 
 

@@ -11,7 +11,15 @@ import click
 from click.core import ParameterSource
 
 from epoch.cli.access import access_options, auth_settings, tls_settings
-from epoch.cli.params import Address, Duration, Size, format_duration, format_size, option
+from epoch.cli.params import (
+    Address,
+    Duration,
+    Networks,
+    Size,
+    format_duration,
+    format_size,
+    option,
+)
 from epoch.config import (
     LOG_LEVELS,
     GarbageSettings,
@@ -134,6 +142,13 @@ way are finished, then the exit code is 0.
     help="How long requests under way may take after SIGTERM before they are cut.",
 )
 @option(
+    "--trusted-proxies",
+    type=Networks(),
+    default=None,
+    metavar="NETWORKS",
+    help="Believe X-Forwarded-For, -Proto and -Host from these peers: 127.0.0.1,10.0.0.0/8.",
+)
+@option(
     "--cors-origin",
     multiple=True,
     default=None,
@@ -203,6 +218,7 @@ def _settings(options: dict[str, Any]) -> Settings:
             idle_timeout=options["idle_timeout"],
             shutdown_grace=options["shutdown_grace"],
             cors_origins=tuple(options["cors_origin"] or ()),
+            trusted_proxies=options["trusted_proxies"] or (),
         ),
         tls=tls_settings(options),
         auth=auth_settings(options, variables),
