@@ -34,6 +34,8 @@ from epoch.config import UploadSettings as Upload
 from epoch.process import signals
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from epoch.process.supervisor_link import SupervisorLink
 
 _HTTP: Final = HttpSettings()
@@ -189,12 +191,16 @@ way are finished, then the exit code is 0.
     help="The least severe line that is logged; requests are logged at info.",
 )
 @access_options
+@click.option("--dsn", hidden=True, help="The database of the Go server: not needed.")
 @click.pass_context
 def serve(ctx: click.Context, /, **options: Any) -> None:
     """Run the registry, on a bucket where EPOCH_S3_* names one, else on a directory."""
+    from epoch.environment import load
+
     signals.hold()
     try:
-        settings = _settings(options)
+        variables = load(os.environ)
+        settings = _settings(options, variables)
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
     if settings.store.s3 and ctx.get_parameter_source("data_dir") is ParameterSource.COMMANDLINE:
@@ -202,14 +208,28 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
             "--data-dir is given but EPOCH_S3_* names a bucket: drop one of the two "
             "(EPOCH_S3_ENV_FILE=/dev/null switches the settings file off)"
         )
+    _warn_of_unused(settings, options, variables)
     ctx.exit(run(settings))
 
 
-def _settings(options: dict[str, Any]) -> Settings:
-    """The settings that options and environment make; `SettingsError` where they do not fit."""
-    from epoch.environment import load, s3_settings
+def _warn_of_unused(
+    settings: Settings, options: Mapping[str, Any], variables: Mapping[str, str]
+) -> None:
+    """Say what of a deployment of the Go server has no effect here; names alone, no values."""
+    from epoch import log
+    from epoch.environment import of_sign_on
 
-    variables = load(os.environ)
+    log.configure(settings.log_level)
+    if options["dsn"] is not None:
+        log.warn("--dsn: not used; no database is needed, all is in the store")
+    if names := of_sign_on(variables):
+        log.warn(f"{', '.join(names)}: not used; see --htpasswd and --token-issuer")
+
+
+def _settings(options: Mapping[str, Any], variables: Mapping[str, str]) -> Settings:
+    """The settings that options and environment make; `SettingsError` where they do not fit."""
+    from epoch.environment import s3_settings
+
     host, port = options["addr"]
     return Settings(
         http=HttpSettings(
