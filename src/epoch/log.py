@@ -4,8 +4,8 @@
 
 What clients send cannot forge or colour a line: everything but printable ASCII is escaped, and a
 value with anything odd in it is a JSON string. Queries are never logged (`_state`, `token` and
-presigned parameters are secrets), nor are headers other than User-Agent. What callers pass as
-fields must not be secret.
+presigned parameters are secrets), nor are headers other than User-Agent and a harmless
+X-Request-Id. What callers pass as fields must not be secret.
 """
 
 from __future__ import annotations
@@ -90,9 +90,11 @@ def configure(level: str = "info") -> None:
 def value(raw: object) -> str:
     """`raw` as it stands in a line: as it is where harmless, else a JSON string, cut if long."""
     text = str(raw)
+    if not text:
+        return '""'
     if len(text) > MAX_VALUE:
         text = text[: MAX_VALUE - 3] + "..."
-    if text and text.isascii() and text.isprintable() and not _QUOTED.search(text):
+    if text.isascii() and text.isprintable() and not _QUOTED.search(text):
         return text
     return json.dumps(text).replace("\x7f", "\\u007f")
 

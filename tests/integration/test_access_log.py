@@ -77,6 +77,19 @@ async def test_who_it_was(start_server: StartServer, variables: dict[str, str]) 
         assert secret not in server.log()
 
 
+async def test_who_was_refused(
+    start_server: StartServer, variables: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "access.toml").write_text(
+        '[[rule]]\nusers = ["bob"]\nrepositories = ["**"]\nactions = ["push"]\n'
+    )
+    server = start_server(variables | {"EPOCH_ACCESS": str(tmp_path / "access.toml")})
+    target = "/v2/a/b/manifests/1"
+    answer = await request(server.port, "GET", target, None, basic("alice", PASSWORD))
+    assert answer.status == 403
+    assert (await line_of(server, answer))["user"] == "alice"
+
+
 async def test_every_request_has_an_id_of_its_own(start_server: StartServer) -> None:
     server = start_server({})
     answers = [await request(server.port, "GET", "/v2/nothing") for _ in range(3)]
@@ -109,11 +122,14 @@ def realm(answer: Answer) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("trusted", ["127.0.0.1", "10.0.0.0/8, 127.0.0.0/8"])
+@pytest.mark.parametrize(
+    ("trusted", "workers"), [("127.0.0.1", "1"), ("10.0.0.0/8, 127.0.0.0/8", "2")]
+)
 async def test_a_trusted_proxy_is_believed(
-    start_server: StartServer, variables: dict[str, str], trusted: str
+    start_server: StartServer, variables: dict[str, str], trusted: str, workers: str
 ) -> None:
-    server = start_server(variables | {"EPOCH_TRUSTED_PROXIES": trusted})
+    more = {"EPOCH_TRUSTED_PROXIES": trusted, "EPOCH_WORKERS": workers}
+    server = start_server(variables | more)
     answer = await request(server.port, "GET", "/v2/", None, *FORWARDED)
     assert realm(answer) == "https://registry.example.com/v2/token"
     assert (await line_of(server, answer))["peer"] == "192.0.2.7"
