@@ -126,6 +126,7 @@ class App:
                 endpoint=request.endpoint,
                 method=request.method,
                 name=route.name,
+                id=request.id,
             )
             refusal = _unavailable(error)
             self._allow_reading(refusal, request)

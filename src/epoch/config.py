@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,8 @@ MIN_GARBAGE_AGE: Final = 3600.0
 
 MAX_STORE_PATIENCE: Final = 600.0
 """Seconds."""
+
+Network = IPv4Network | IPv6Network
 
 LOG_LEVELS: Final = ("debug", "info", "warn", "error")
 
@@ -214,6 +217,9 @@ class HttpSettings:
     cors_origins: tuple[str, ...] = ()
     """Origins (`https://ui.example.com`) whose pages may use the registry from a browser, or `*`
     for all; none: browsers keep them from it."""
+
+    trusted_proxies: tuple[Network, ...] = ()
+    """Peers that are believed what they say about a client in X-Forwarded-*; none: nobody is."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, f"port {self.port} is out of range: choose 0 to 65535")

@@ -28,6 +28,9 @@ _UNREAD: Final = re.compile(r"AWS_(?:ACCESS_KEY_ID|PROFILE|ENDPOINT_URL\w*|S3_\w
 """Variables by which other programs find a bucket. Epoch must not: a server that stores in a
 directory would store in whatever bucket its user happens to work with."""
 
+_SIGN_ON: Final = re.compile(r"(?:SSO|GOOGLE_OAUTH)_\w+", re.ASCII)
+"""Variables by which the Go server signs people in to its dashboard."""
+
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
@@ -82,6 +85,11 @@ def s3_settings(variables: Mapping[str, str]) -> S3Settings | None:
 def unread(environ: Mapping[str, str]) -> list[str]:
     """The names of the variables that look as if a bucket was meant, and are not read."""
     return sorted(key for key, value in environ.items() if value and _UNREAD.fullmatch(key))
+
+
+def of_sign_on(variables: Mapping[str, str]) -> list[str]:
+    """The names of the variables about single sign-on, of which we have none."""
+    return sorted(key for key, value in variables.items() if value and _SIGN_ON.fullmatch(key))
 
 
 def region_of(endpoint: str) -> str:

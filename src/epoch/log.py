@@ -4,8 +4,8 @@
 
 What clients send cannot forge or colour a line: everything but printable ASCII is escaped, and a
 value with anything odd in it is a JSON string. Queries are never logged (`_state`, `token` and
-presigned parameters are secrets), nor are headers other than User-Agent. What callers pass as
-fields must not be secret.
+presigned parameters are secrets), nor are headers other than User-Agent and a harmless
+X-Request-Id. What callers pass as fields must not be secret.
 """
 
 from __future__ import annotations
@@ -90,9 +90,11 @@ def configure(level: str = "info") -> None:
 def value(raw: object) -> str:
     """`raw` as it stands in a line: as it is where harmless, else a JSON string, cut if long."""
     text = str(raw)
+    if not text:
+        return '""'
     if len(text) > MAX_VALUE:
         text = text[: MAX_VALUE - 3] + "..."
-    if text and text.isascii() and text.isprintable() and not _QUOTED.search(text):
+    if text.isascii() and text.isprintable() and not _QUOTED.search(text):
         return text
     return json.dumps(text).replace("\x7f", "\\u007f")
 
@@ -162,11 +164,16 @@ def access(
     seconds: float,
     peer: str,
     agent: str = "",
+    *,
+    user: str = "",
+    id: str = "",  # noqa: A002 - as the line has it
 ) -> None:
     """Write the line of one request, at info.
 
     `target`: as sent; its query is left out. `received`, `sent`: bytes of the two bodies.
-    `seconds`: from the head to the last byte of the answer. `peer`: `host:port`.
+    `seconds`: from the head to the last byte of the answer. `peer`: `host:port`, or the address
+    that a proxy tells. `user`: who has proved to be that; never what was only claimed, since people
+    type passwords where names belong.
     """
     if not _logger.isEnabledFor(logging.INFO):
         return
@@ -175,7 +182,8 @@ def access(
         sys.stderr.write(
             f"{_stamp(time.time())} info request method={value(method)} "
             f"path={value(target.partition('?')[0])} status={status} received={received} "
-            f"sent={sent} seconds={seconds:.6f} peer={value(peer)} agent={value(agent)}\n"
+            f"sent={sent} seconds={seconds:.6f} peer={value(peer)} user={value(user)} "
+            f"id={value(id)} agent={value(agent)}\n"
         )
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +67,65 @@ async def test_certificate_that_is_not_trusted(authority: Authority) -> None:
             await store.check()
         await store.close()
     assert stub.calls == []
+
+
+CHECK = """
+import asyncio
+from epoch.config import S3Settings, SettingsError
+from epoch.store.base import StoreError
+from epoch.store.s3.store import S3Store
+
+async def main():
+    try:
+        store = S3Store(S3Settings("{endpoint}", "id", "secret", "bucket"))
+    except SettingsError as error:
+        return print("settings:", error)
+    try:
+        await store.check()
+    except StoreError as error:
+        print("store:", error)
+    else:
+        print("trusted")
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, "certificate is not trusted"),
+        ({"SSL_CERT_FILE": "right.pem"}, "trusted"),
+        ({"SSL_CERT_FILE": "wrong.pem"}, "certificate is not trusted"),
+        ({"SSL_CERT_FILE": "missing.pem"}, "certificate is not trusted"),
+        ({"AWS_CA_BUNDLE": "right.pem"}, "trusted"),
+        ({"AWS_CA_BUNDLE": "right.pem", "SSL_CERT_FILE": "wrong.pem"}, "trusted"),
+        ({"AWS_CA_BUNDLE": "wrong.pem", "SSL_CERT_FILE": "right.pem"}, "is not trusted"),
+        ({"AWS_CA_BUNDLE": "missing.pem"}, "AWS_CA_BUNDLE: cannot read "),
+        ({"AWS_CA_BUNDLE": "empty.pem"}, "empty.pem holds no certificate in PEM"),
+    ],
+)
+async def test_whom_the_environment_trusts(
+    tmp_path: Path, variables: dict[str, str], told: str
+) -> None:
+    """In a process of its own: OpenSSL's are read once."""
+    right = Authority(tmp_path, "right")
+    Authority(tmp_path, "wrong")
+    (tmp_path / "empty.pem").touch()
+
+    async def script(call: Call) -> None:
+        await call.answer(200, b"<ListBucketResult/>")
+
+    others = {k: v for k, v in os.environ.items() if k not in ("SSL_CERT_FILE", "AWS_CA_BUNDLE")}
+    async with serve(script, server_side(right)) as stub:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", CHECK.replace("{endpoint}", stub.settings.endpoint)),
+            env=others | {key: str(tmp_path / name) for key, name in variables.items()},
+            stdout=subprocess.PIPE,
+        )
+        text = (await process.communicate())[0].decode().strip()
+    if told == "trusted":
+        assert text == told
+    else:
+        assert told in text

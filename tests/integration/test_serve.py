@@ -153,3 +153,29 @@ def test_a_bucket_that_is_named_is_meant(s3_settings: S3Settings, tmp_path: Path
             server.stop()
         finally:
             server.kill()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_only_the_go_server_needs_is_named_once(tmp_path: Path, workers: str) -> None:
+    sign_on = {"SSO_CLIENT_SECRET": "s3cr3t-1", "GOOGLE_OAUTH_CLIENT_ID": "s3cr3t-2", "SSO_X": ""}
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "epoch", "serve", "--addr", "127.0.0.1:0"),
+            "--dsn=epoch:s3cr3t-3@tcp(127.0.0.1:3306)/epoch?parseTime=true",
+        ],
+        env=environment(tmp_path / "data", sign_on | {"EPOCH_WORKERS": workers}),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        seen = ""
+        for line in process.stderr:
+            seen += line
+            if READY.search(line):
+                break
+        process.terminate()
+        seen += process.stderr.read()
+        assert process.wait(20) == 0
+    assert seen.count(" warn --dsn: not used; no database is needed") == 1
+    assert seen.count(" warn GOOGLE_OAUTH_CLIENT_ID, SSO_CLIENT_SECRET: not used") == 1
+    assert "s3cr3t" not in seen

@@ -148,10 +148,22 @@ def test_old_versions_of_tls_are_refused(secure: Secure) -> None:
         context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
-def test_plain_http_on_the_tls_port_does_no_harm(secure: Secure) -> None:
-    plain = secure.url.replace("https", "http")
-    done = subprocess.run([*curl(), "-s", plain], capture_output=True, timeout=30, check=False)
-    assert done.returncode != 0
+@pytest.mark.parametrize("arguments", [[], ["-I"], ["-T", "-", "-H", "Expect:"]])
+def test_plain_http_on_the_tls_port_is_told_so(secure: Secure, arguments: list[str]) -> None:
+    plain = secure.url.replace("https", "http") + "/v2/"
+    done = subprocess.run(
+        [*curl(), "-sS", "-i", *arguments, plain],
+        input=DATA if "-T" in arguments else b"",
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout.startswith(b"HTTP/1.1 400 ")
+    if "-I" not in arguments:
+        assert done.stdout.endswith(
+            b"\n\r\nThis port speaks TLS, and you sent plain HTTP: use https.\n"
+        )
+    assert "Traceback" not in secure.server.log()
     assert subject(secure, ssl.TLSVersion.TLSv1_3) == "first"
 
 

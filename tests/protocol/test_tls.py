@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import ssl
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 
 from epoch.config import TlsSettings
 from epoch.errors import Code, RegistryError
+from epoch.http import listener
 from epoch.http.message import Flow, Request, Response
 from epoch.http.tls import Records, Tls
-from tests.protocol.serve import digest_line, serving
+from tests.protocol.serve import Raw, digest_line, serving, statuses
 from tests.tools.authority import Authority
 from tests.tools.client import Client, pieces
 from tests.tools.running import eventually
@@ -129,6 +131,48 @@ async def test_a_client_that_leaves_within_a_body(ends: Ends, close: object) -> 
         await eventually(lambda: bool(server.sinks) and server.sinks[0].digest.length == 500_000)
         close(client)
         await server.until_quiet()  # and `serving` sees that no buffer is left
+
+
+def resident() -> int:
+    """Bytes of memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_plain_http_is_told_so_and_closed(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "HANDSHAKE_SECONDS", 0.5)
+    async with serving(tls=ends.server) as server:
+        for first in (b"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n", b"PUT /sink HTTP/1.1\r\n"):
+            async with Raw(server.port) as raw:
+                await raw.send(first)
+                answer = await raw.receive_all()
+            assert statuses(answer) == [400]
+            assert b"speaks TLS" in answer
+        assert server.lines == []
+
+
+async def test_what_follows_plain_http_is_not_kept(ends: Ends) -> None:
+    async with serving(tls=ends.server) as server, Raw(server.port) as raw:
+        await raw.send(b"PUT /sink HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999\r\n\r\n")
+        before = resident()
+        for _ in range(64):
+            await raw.send(bytes(1 << 20))
+        assert resident() - before < 16 << 20
+        assert statuses(await raw.receive()) == [400]
+
+
+async def test_other_noise_is_cut(ends: Ends) -> None:
+    async with serving(tls=ends.server) as server:
+        for noise in (
+            b"SSH-2.0-x\r\n",
+            b"BREW /hello HTTP/1.1\r\n\r\n",
+            b"\x16\x03\x01" + bytes(99),
+        ):
+            async with Raw(server.port) as raw:
+                await raw.send(noise)
+                assert b"HTTP" not in await raw.receive_all()
 
 
 async def test_records_read_without_a_detour(ends: Ends) -> None:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from epoch import __version__
 from epoch.cli.main import cli
-from epoch.cli.params import Address, Duration, Size, format_duration, format_size
+from epoch.cli.params import Address, Duration, Networks, Size, format_duration, format_size
 from epoch.environment import ENV_FILE, S3_VARIABLES
 
 TABLE = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -65,6 +65,9 @@ def test_version_loads_nothing_heavy() -> None:
         ("serve", "--shutdown-grace", "-1"),
         ("serve", "--log-level", "loud"),
         ("serve", "--workers", "0"),
+        ("serve", "--trusted-proxies", "proxy.example.com"),
+        ("serve", "--trusted-proxies", "10.0.0.1/8"),
+        ("htpasswd", "file"),
         ("serve", "--gc-interval", "soon"),
         ("serve", "--store-patience", "-1"),
         ("gc", "extra"),
@@ -213,3 +216,16 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(click.BadParameter, match="not an address"):
         Address().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "networks"),
+    [
+        ("127.0.0.1", ["127.0.0.1/32"]),
+        ("10.0.0.0/8,fd00::/8", ["10.0.0.0/8", "fd00::/8"]),
+        (" 10.0.0.0/8, 127.0.0.1 ::1 ", ["10.0.0.0/8", "127.0.0.1/32", "::1/128"]),
+        ("", []),
+    ],
+)
+def test_networks(text: str, networks: list[str]) -> None:
+    assert [str(one) for one in Networks().convert(text, None, None)] == networks

@@ -90,10 +90,12 @@ def test_errors_that_repeat_are_counted_instead(
 
 def test_an_access_line(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure()
-    log.access("PUT", "/v2/a/blobs/x", 201, 10, 20, 0.5, "[::1]:5", "curl/8.5.0")
+    log.access(
+        *("PUT", "/v2/a/blobs/x", 201, 10, 20, 0.5, "[::1]:5", "curl/8.5.0"), user="a b", id="c-1"
+    )
     assert rest_of(capsys.readouterr().err.rstrip("\n")) == (
         "request method=PUT path=/v2/a/blobs/x status=201 received=10 sent=20 seconds=0.500000 "
-        "peer=[::1]:5 agent=curl/8.5.0"
+        'peer=[::1]:5 user="a b" id=c-1 agent=curl/8.5.0'
     )
 
 
@@ -129,7 +131,7 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_stays_inside_its_value(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     log.configure()
-    log.access(text, f"/{text}", 400, 0, 0, 0.0, "p", text)
+    log.access(text, f"/{text}", 400, 0, 0, 0.0, "p", text, user=text)
     log.warn("odd", field=text)
     error = capsys.readouterr().err
     lines = error.split("\n")

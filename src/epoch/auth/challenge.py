@@ -46,8 +46,7 @@ class Challenge:
         if self._public_url:
             return self._public_url + _TOKEN_PATH
         host = request.headers.get("host", "")
-        # What a client sends in Host comes back to it, and to nobody else; X-Forwarded-* could be
-        # anybody's.
+        # What a client sends in Host comes back to it, and to nobody else.
         if _HOST.fullmatch(host) is None:
             return _TOKEN_PATH
         return f"{'https' if request.secure else 'http'}://{host}{_TOKEN_PATH}"

@@ -58,6 +58,7 @@ class Guard:
         except Rejected as error:
             rejected = error
         caller = shown or anonymous
+        request.user = caller.user
         if need.action == "sign in":
             # Docker learns here, and only here, that it may sign in: so also where pulls are open.
             passed = shown is not None or self._challenge.kind == "none"

@@ -28,6 +28,10 @@ MAX_REMEMBERED: Final = 1024
 BCRYPT_BYTES: Final = 72
 """What bcrypt looks at of a password; `htpasswd` cuts there too."""
 
+COST: Final = 10
+"""Of the passwords that we write: some 60 ms for each that is checked."""
+
+_USER = re.compile(r"(?!#)[^:\s](?:[^:]*[^:\s])?")
 _ENTRY = re.compile(r"([^:]+):(\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53})")
 
 
@@ -100,7 +104,7 @@ def parse(data: bytes) -> dict[str, bytes]:
             continue
         found = _ENTRY.fullmatch(entry)
         if found is None:
-            raise ValueError(f"line {number} is not user:bcrypt-hash: make it with htpasswd -B")
+            raise ValueError(f"line {number} is not user:bcrypt-hash: make it with epoch htpasswd")
         user = found[1]
         if user in RESERVED:
             raise ValueError(f"line {number}: {user!r} cannot be a user: it has a meaning in rules")
@@ -108,6 +112,30 @@ def parse(data: bytes) -> dict[str, bytes]:
             raise ValueError(f"line {number}: the user is there twice")
         entries[user] = found[2].encode()
     return entries
+
+
+def with_user(data: bytes, user: str, password: bytes) -> bytes:
+    """The file with this user's new password, all other lines as they were.
+
+    ValueError: what is wrong with user, password, or another line; it holds no password.
+    """
+    import bcrypt
+
+    if _USER.fullmatch(user) is None or not user.isprintable():
+        raise ValueError("a user's name must be printable, without colons, and not begin with #")
+    if not password or b"\0" in password:
+        raise ValueError("the password is empty, or holds a NUL")
+    if len(password) > BCRYPT_BYTES:
+        raise ValueError(f"the password is longer than the {BCRYPT_BYTES} bytes that bcrypt reads")
+    entry = f"{user}:{bcrypt.hashpw(password, bcrypt.gensalt(COST)).decode()}"
+    lines = data.decode("utf-8", "surrogateescape").splitlines()
+    places = [at for at, line in enumerate(lines) if line.strip().startswith(f"{user}:")]
+    for at in reversed(places):
+        del lines[at]
+    lines.insert(places[0] if places else len(lines), entry)
+    written = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+    parse(written)
+    return written
 
 
 def _check(password: bytes, stored: bytes) -> bool:

@@ -46,6 +46,7 @@ class TokenEndpoint:
             identity = await self._identify(request, dict(form))
         except Rejected as error:
             raise RegistryError(Code.UNAUTHORIZED, str(error), headers=(basic(),)) from None
+        request.user = identity.user
         if identity is OPERATOR:
             return _reply(self._who.registry_token, OPERATOR_SECONDS, int(time.time()))
         user, policy = identity.user, identity.policy

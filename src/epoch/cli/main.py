@@ -4,6 +4,7 @@ import click
 
 from epoch import __version__
 from epoch.cli.gc import gc
+from epoch.cli.htpasswd import htpasswd
 from epoch.cli.serve import serve
 from epoch.cli.verify import verify
 
@@ -17,6 +18,7 @@ def cli() -> None:
 cli.add_command(serve)
 cli.add_command(gc)
 cli.add_command(verify)
+cli.add_command(htpasswd)
 
 
 def main() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+from epoch.config import Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,3 +97,23 @@ class Address(click.ParamType[tuple[str, int]]):
         if found is None or int(found["port"]) > 65535:
             self.fail(f"{value!r} is not an address: write :8080 or 127.0.0.1:8080", param, ctx)
         return found["host"].strip("[]"), int(found["port"])
+
+
+class Networks(click.ParamType[tuple[Network, ...]]):
+    """Addresses and networks, as `127.0.0.1,10.0.0.0/8`, also with spaces between them."""
+
+    name = "networks"
+
+    def convert(
+        self,
+        value: str | tuple[Network, ...],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[Network, ...]:
+        """The networks, or a usage error."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(map(ip_network, value.replace(",", " ").split()))
+        except ValueError as error:
+            self.fail(f"{error}: write 127.0.0.1 or 10.0.0.0/8, with commas between", param, ctx)

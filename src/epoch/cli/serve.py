@@ -11,7 +11,15 @@ import click
 from click.core import ParameterSource
 
 from epoch.cli.access import access_options, auth_settings, tls_settings
-from epoch.cli.params import Address, Duration, Size, format_duration, format_size, option
+from epoch.cli.params import (
+    Address,
+    Duration,
+    Networks,
+    Size,
+    format_duration,
+    format_size,
+    option,
+)
 from epoch.config import (
     LOG_LEVELS,
     GarbageSettings,
@@ -26,6 +34,8 @@ from epoch.config import UploadSettings as Upload
 from epoch.process import signals
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from epoch.process.supervisor_link import SupervisorLink
 
 _HTTP: Final = HttpSettings()
@@ -134,6 +144,13 @@ way are finished, then the exit code is 0.
     help="How long requests under way may take after SIGTERM before they are cut.",
 )
 @option(
+    "--trusted-proxies",
+    type=Networks(),
+    default=None,
+    metavar="NETWORKS",
+    help="Believe X-Forwarded-For, -Proto and -Host from these peers: 127.0.0.1,10.0.0.0/8.",
+)
+@option(
     "--cors-origin",
     multiple=True,
     default=None,
@@ -174,12 +191,16 @@ way are finished, then the exit code is 0.
     help="The least severe line that is logged; requests are logged at info.",
 )
 @access_options
+@click.option("--dsn", hidden=True, help="The database of the Go server: not needed.")
 @click.pass_context
 def serve(ctx: click.Context, /, **options: Any) -> None:
     """Run the registry, on a bucket where EPOCH_S3_* names one, else on a directory."""
+    from epoch.environment import load
+
     signals.hold()
     try:
-        settings = _settings(options)
+        variables = load(os.environ)
+        settings = _settings(options, variables)
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
     if settings.store.s3 and ctx.get_parameter_source("data_dir") is ParameterSource.COMMANDLINE:
@@ -187,14 +208,28 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
             "--data-dir is given but EPOCH_S3_* names a bucket: drop one of the two "
             "(EPOCH_S3_ENV_FILE=/dev/null switches the settings file off)"
         )
+    _warn_of_unused(settings, options, variables)
     ctx.exit(run(settings))
 
 
-def _settings(options: dict[str, Any]) -> Settings:
-    """The settings that options and environment make; `SettingsError` where they do not fit."""
-    from epoch.environment import load, s3_settings
+def _warn_of_unused(
+    settings: Settings, options: Mapping[str, Any], variables: Mapping[str, str]
+) -> None:
+    """Say what of a deployment of the Go server has no effect here; names alone, no values."""
+    from epoch import log
+    from epoch.environment import of_sign_on
 
-    variables = load(os.environ)
+    log.configure(settings.log_level)
+    if options["dsn"] is not None:
+        log.warn("--dsn: not used; no database is needed, all is in the store")
+    if names := of_sign_on(variables):
+        log.warn(f"{', '.join(names)}: not used; see --htpasswd and --token-issuer")
+
+
+def _settings(options: Mapping[str, Any], variables: Mapping[str, str]) -> Settings:
+    """The settings that options and environment make; `SettingsError` where they do not fit."""
+    from epoch.environment import s3_settings
+
     host, port = options["addr"]
     return Settings(
         http=HttpSettings(
@@ -203,6 +238,7 @@ def _settings(options: dict[str, Any]) -> Settings:
             idle_timeout=options["idle_timeout"],
             shutdown_grace=options["shutdown_grace"],
             cors_origins=tuple(options["cors_origin"] or ()),
+            trusted_proxies=options["trusted_proxies"] or (),
         ),
         tls=tls_settings(options),
         auth=auth_settings(options, variables),

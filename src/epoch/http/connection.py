@@ -18,6 +18,7 @@ from epoch.http.body import RequestBody
 from epoch.http.head import Head, bad_request, parse, too_long
 from epoch.http.memory import Claims
 from epoch.http.message import BodyCut, ClientGone, Request, Response, ResponseCut
+from epoch.http.request_id import FIELD, request_id
 from epoch.http.response import (
     CLIENT_GONE,
     CONTINUE,
@@ -35,6 +36,7 @@ from epoch.metrics import metrics
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from epoch.http.forwarded import Proxies
     from epoch.http.shared import ListenerState
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Connection:
         self._stopwatch = metrics.decrypting if service.secure else metrics.receiving
         # Per-connection state
         self.peer = ""
+        self._proxies: Proxies | None = None  # where the peer is one of them
         self.task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
         self._sender: Sender
@@ -87,6 +90,8 @@ class Connection:
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "-")
         service = self._service
+        if service.proxies is not None and isinstance(peer, tuple):
+            self._proxies = service.proxies if service.proxies.trusts(peer[0]) else None
         self._sender = Sender(
             transport,
             secure=service.secure,
@@ -242,15 +247,19 @@ class Connection:
             # Held until a sink is there: the body must not pile up here meanwhile.
             self.pause_reading()
             self._stash = body.prepend(rest)
+        peer, secure = self.peer, self._service.secure
+        if self._proxies is not None:
+            peer, secure = self._proxies.client(peer, head.headers, secure=secure)
         request = Request(
             method=head.method,
             path=head.path,
             query=head.query,
             headers=head.headers,
             body=body,
-            peer=self.peer,
-            secure=self._service.secure,
+            peer=peer,
+            secure=secure,
             reserve=self.reserve,
+            id=request_id(head.headers),
         )
         self.task = self._loop.create_task(self._serve(request, body))
         self._service.tasks.add(self.task)
@@ -277,7 +286,7 @@ class Connection:
             response = self._claims.answer(await self._answer(request))
             if isinstance(response.body, bytes) and not self._expects_continue:
                 await body.outwait()
-            response, head = await self._render(response, body)
+            response, head = await self._render(response, body, request.id)
             await self._sender.send(request.method, response, head)
             status = response.status
         except ClientGone:
@@ -285,12 +294,13 @@ class Connection:
             return
         except ResponseCut as error:
             status = RESPONSE_CUT
-            logger.error("a response was cut: %s %s: %s", request.method, request.path, error)
+            what = f"{request.method} {request.path}: {error} (id {request.id})"
+            logger.error("a response was cut: %s", what)
             self._transport.abort()
             return
         except Exception:
             status = Code.UNKNOWN.status
-            logger.exception("a response failed")
+            logger.exception("a response failed: %s", request.id)
             self._transport.abort()
             return
         except asyncio.CancelledError:
@@ -323,19 +333,21 @@ class Connection:
         except ClientGone:
             raise
         except Exception:
-            logger.exception("a handler failed: %s", request.method)
+            logger.exception("a handler failed: %s %s", request.id, request.method)
             return error_response(RegistryError(Code.UNKNOWN))
 
-    async def _render(self, response: Response, body: RequestBody) -> tuple[Response, bytes]:
+    async def _render(
+        self, response: Response, body: RequestBody, name: str
+    ) -> tuple[Response, bytes]:
         """A response and its head; that of a 500 where the handler's own cannot be sent."""
         if not body.complete:
             self._closing = True
-        always = self._service.always
+        always = b"%b%b: %b\r\n" % (self._service.always, FIELD, name.encode())
         keep_alive = not (self._closing or self._service.closing)
         try:
             return response, render_head(response, always, keep_alive=keep_alive)
         except (ValueError, KeyError):
-            logger.exception("a response cannot be sent")
+            logger.exception("a response cannot be sent: %s", name)
             if not isinstance(response.body, bytes):
                 await response.body.aclose()
             response = error_response(RegistryError(Code.UNKNOWN))

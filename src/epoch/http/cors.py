@@ -18,7 +18,7 @@ _REQUEST_FIELDS: Final = (
 _RESPONSE_FIELDS: Final = (
     "Content-Length, Content-Range, Docker-Content-Digest, Docker-Distribution-API-Version, "
     "Docker-Upload-UUID, ETag, Link, Location, OCI-Filters-Applied, "
-    "OCI-Subject, OCI-Tag, Range, Retry-After, WWW-Authenticate"
+    "OCI-Subject, OCI-Tag, Range, Retry-After, WWW-Authenticate, X-Request-Id"
 )
 """What a page may read beside the few fields that it always may."""
 

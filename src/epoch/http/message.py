@@ -162,9 +162,9 @@ class Request:
     """Lower-case names; values decoded as latin-1, repeated ones joined by ", "."""
     body: Body
     peer: str
-    """The client's address, for the log."""
+    """The client's address, for the log: with its port, or without where a proxy tells it."""
     secure: bool = False
-    """Whether it came over TLS."""
+    """Whether it came over TLS, here or at a trusted proxy."""
     caller: Caller = field(default_factory=Anybody)
     """Who sent it: for what a handler decides itself (the source of a mount, what a list shows)."""
     reserve: Callable[[int], Awaitable[None]] = _nothing_to_reserve
@@ -172,6 +172,10 @@ class Request:
     whole from the store, above 64 KiB. UNAVAILABLE where that takes too long."""
     endpoint: str = "none"
     """Which of a fixed set of endpoints it is for, as the metrics name it; set by the handler."""
+    id: str = ""
+    """Its name in the log and in the answer."""
+    user: str = ""
+    """Who has shown credentials that are right, for the log; set by the handler."""
 
     def parameter(self, key: str) -> str | None:
         """The first value of a query parameter, or None."""

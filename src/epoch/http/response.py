@@ -12,12 +12,19 @@ from epoch.errors import Code, RegistryError
 from epoch.http.message import Response
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_TLS_TEXT: Final = b"This port speaks plain HTTP, and you sent TLS.\n"
-TLS_ON_PLAIN_PORT: Final = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
-    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_TLS_TEXT), _TLS_TEXT)
-)
+
+
+def _refusal(text: bytes) -> bytes:
+    return (
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text)
+    )
+
+
+TLS_ON_PLAIN_PORT: Final = _refusal(b"This port speaks plain HTTP, and you sent TLS.\n")
 """Clients that try TLS first fall back only when the answer begins with `HTTP/`."""
+
+PLAIN_ON_TLS_PORT: Final = _refusal(b"This port speaks TLS, and you sent plain HTTP: use https.\n")
 
 CLIENT_GONE: Final = 499
 RESPONSE_CUT: Final = 502

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from epoch.errors import RegistryError
 from epoch.http.admission import Admission
+from epoch.http.forwarded import Proxies
 from epoch.http.head import Limits
 from epoch.http.memory import Memory
 from epoch.http.message import Handler, Request
@@ -54,15 +55,18 @@ class ListenerState:
         access_log: AccessLog,
         body_budget: int = 64 << 20,
         headers: tuple[tuple[str, str], ...] = (),
+        proxies: Proxies | None = None,
     ) -> None:
         """`max_body`: the most bytes of a chunked body. `body_budget`: bytes of all bodies that
-        are held whole. `headers`: sent with every response."""
+        are held whole. `headers`: sent with every response. `proxies`: whose word about a client
+        is taken; None: nobody's."""
         self.loop = asyncio.get_running_loop()
         self.handler = handler
         self.limits = limits
         self.timeouts = timeouts
         self.max_body = max_body
         self.always = "".join(f"{name}: {value}\r\n" for name, value in headers).encode()
+        self.proxies = proxies
         self.secure = False
         self.closing = False
         self.admission = Admission()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from epoch.config import SettingsError, TlsSettings
+from epoch.http.response import PLAIN_ON_TLS_PORT
 
 HANDSHAKE_SECONDS: Final = 10.0
 SHUTDOWN_SECONDS: Final = 60.0
@@ -20,7 +21,30 @@ read all that is still queued for it."""
 
 class Records(ssl.SSLObject):
     """Reads and writes records without a detour through Python, which would be taken three times
-    for every 16 KiB. uvloop asks for the three once in a connection."""
+    for every 16 KiB. uvloop asks for the three once in a connection.
+
+    Answers plain HTTP in its own tongue."""
+
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+    _is_plain = False
+
+    def do_handshake(self) -> None:
+        """See `ssl.SSLObject.do_handshake`."""
+        if not self._is_plain:
+            try:
+                super().do_handshake()
+            except ssl.SSLError as error:
+                if error.reason != "HTTP_REQUEST":
+                    raise
+                self._is_plain = True
+                self.outgoing.write(PLAIN_ON_TLS_PORT)
+            else:
+                return
+        # An error would drop what is to be sent. So whatever else comes is dropped instead, until
+        # the client has gone or the time for a handshake is over.
+        self.incoming.read()
+        raise ssl.SSLWantReadError
 
     @property
     def read(self):  # type: ignore[no-untyped-def]
@@ -36,6 +60,18 @@ class Records(ssl.SSLObject):
     def pending(self):  # type: ignore[no-untyped-def]
         """See `ssl.SSLObject.pending`."""
         return self._sslobj.pending  # type: ignore[attr-defined]
+
+
+class _Context(ssl.SSLContext):
+    """Shows `Records` the bytes on the wire."""
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *arguments: Any, **more: Any
+    ) -> Records:
+        made = super().wrap_bio(incoming, outgoing, *arguments, **more)
+        assert isinstance(made, Records)
+        made.incoming, made.outgoing = incoming, outgoing
+        return made
 
 
 class Tls:
@@ -59,7 +95,7 @@ class Tls:
 
 
 def _context(settings: TlsSettings) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = Records
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # One connection is one HTTP/1.1 connection; clients that offer h2 fall back.

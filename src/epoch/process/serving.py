@@ -15,6 +15,7 @@ from epoch.app import App
 from epoch.auth.guard import Guard
 from epoch.config import Settings, SettingsError
 from epoch.http.allocator import Allocator
+from epoch.http.forwarded import Proxies
 from epoch.http.head import Limits
 from epoch.http.listener import Service
 from epoch.http.message import Request
@@ -129,6 +130,7 @@ def make_service(settings: Settings, app: App) -> Service:
         body_budget=http.body_budget,
         access_log=_access,
         headers=(API_VERSION,),
+        proxies=Proxies(http.trusted_proxies) if http.trusted_proxies else None,
     )
 
 
@@ -140,4 +142,15 @@ def _access(
         return
     metrics.request(request.endpoint, request.method, status)
     agent = request.headers.get("user-agent", "")
-    log.access(request.method, request.path, status, received, sent, seconds, peer, agent)
+    log.access(
+        request.method,
+        request.path,
+        status,
+        received,
+        sent,
+        seconds,
+        peer,
+        agent,
+        user=request.user,
+        id=request.id,
+    )

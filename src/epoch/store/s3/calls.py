@@ -19,7 +19,7 @@ from epoch.store.s3.proxy import proxy_for
 from epoch.store.s3.reader import info_of
 from epoch.store.s3.retry import Failed, Retrier
 from epoch.store.s3.signing import UNSIGNED, Signer, base_url
-from epoch.store.s3.transport import Answer, HttpSession
+from epoch.store.s3.transport import Answer, HttpSession, trusted
 from epoch.store.s3.xml import parse
 
 if TYPE_CHECKING:
@@ -88,11 +88,12 @@ class Calls:
     """Every call to the bucket of `settings`, over connections that are made when needed."""
 
     def __init__(self, settings: S3Settings, patience: Patience) -> None:
-        """`SettingsError`: the environment names a proxy that we cannot go through."""
+        """`SettingsError`: the environment names a proxy or certificates that are of no use."""
         self._settings = settings
         self._patience = patience
         base = base_url(settings)
         self._proxy = proxy_for(base)
+        self._trust = trusted(settings)
         self._signer = Signer(base, settings.access_key, settings.secret_key, settings.region)
         self._opened: HttpSession | None = None
         self._library: BotocoreClient | None = None
@@ -295,7 +296,7 @@ class Calls:
 
     def _session(self) -> HttpSession:
         if self._opened is None:
-            self._opened = HttpSession(self._settings, self._proxy)
+            self._opened = HttpSession(self._trust, self._proxy)
         return self._opened
 
     def _sign(self, request: Request, payload: str = UNSIGNED) -> tuple[str, dict[str, str]]:

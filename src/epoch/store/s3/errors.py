@@ -161,7 +161,10 @@ def understand(error: Exception) -> Failure:
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return Failure("", "the store did not answer in time", transient=True, lost=True)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        text = "the store's certificate is not trusted: check EPOCH_S3_ENDPOINT, install its CA"
+        text = (
+            "the store's certificate is not trusted: check EPOCH_S3_ENDPOINT, or name the "
+            "certificate of its authority in SSL_CERT_FILE"
+        )
         return Failure("", text, transient=False)
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         text = "no TLS with the store: check EPOCH_S3_ENDPOINT and EPOCH_S3_SECURE"

@@ -53,7 +53,7 @@ class S3Store:
     min_part_size = 5 * 1024 * 1024
 
     def __init__(self, settings: S3Settings, patience: Patience | None = None) -> None:
-        """`SettingsError`: the environment names a proxy that we cannot go through."""
+        """`SettingsError`: see `Calls`."""
         self._settings = settings
         self._patience = patience or Patience()
         self._calls = Calls(settings, self._patience)

@@ -12,7 +12,7 @@ import aiohttp
 from yarl import URL
 
 from epoch import __version__
-from epoch.config import S3Settings
+from epoch.config import S3Settings, SettingsError
 from epoch.store.s3.errors import TooLarge, refused
 
 USER_AGENT: Final = f"epoch/{__version__}"
@@ -26,7 +26,8 @@ _READ_BUFFER: Final = 64 * 1024
 _ERROR: Final = 64 * 1024
 """Bytes of an error body. What is longer is no S3 store's."""
 _CA_FILE: Final = "AWS_CA_BUNDLE"
-"""Names the certificates to trust, as for other programs that speak S3."""
+"""Names the certificates to trust, and no others, as for other programs that speak S3. Without it
+OpenSSL asks SSL_CERT_FILE and SSL_CERT_DIR, as Go does, and then the system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,22 @@ class Answer:
     headers: Mapping[str, str]
     """By name in any case."""
     body: bytes
+
+
+def trusted(settings: S3Settings) -> ssl.SSLContext | None:
+    """Whom to trust where the environment names it; None: whom OpenSSL does.
+
+    `SettingsError`: the file cannot be used.
+    """
+    path = os.environ.get(_CA_FILE)
+    if not path or not settings.secure:
+        return None
+    try:
+        return ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        raise SettingsError(f"{_CA_FILE}: {path} holds no certificate in PEM") from None
+    except OSError as error:
+        raise SettingsError(f"{_CA_FILE}: cannot read {path}: {error.strerror}") from None
 
 
 class HttpSession:
@@ -50,15 +67,14 @@ class HttpSession:
     raises `Refused`.
     """
 
-    def __init__(self, settings: S3Settings, proxy: str | None) -> None:
-        """To be called within the loop. `proxy`: the URL of what all requests go through."""
+    def __init__(self, trust: ssl.SSLContext | None, proxy: str | None) -> None:
+        """To be called within the loop. `trust`: see `trusted`. `proxy`: the URL of what all
+        requests go through."""
         self._proxy = proxy
-        trusted = os.environ.get(_CA_FILE) if settings.secure else None
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,  # bounded by the budget of part buffers and by the clients' connections
-                # Without a file the system's store, as in Go; aiohttp has read that already.
-                ssl=ssl.create_default_context(cafile=trusted) if trusted else True,
+                ssl=trust or True,  # aiohttp has read OpenSSL's when it was imported
                 keepalive_timeout=_KEEP_ALIVE,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
