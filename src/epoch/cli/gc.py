@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from epoch.cli.params import Duration, format_duration, option
+from epoch.cli.params import data_dir_option, log_level_option, min_age_option
 from epoch.cli.progress import Counter
-from epoch.config import LOG_LEVELS, GarbageSettings, Settings, SettingsError, StoreSettings
+from epoch.config import GarbageSettings, Settings, SettingsError, StoreSettings
 
 if TYPE_CHECKING:
     from epoch.garbage.report import Report
 
-_GARBAGE: Final = GarbageSettings()
-_STORE: Final = StoreSettings()
 
 _EPILOG: Final = """
 \b
@@ -31,26 +28,9 @@ run while servers do. The summary goes to stdout, all else to stderr. Ctrl-C: it
 
 
 @click.command(epilog=_EPILOG)
-@option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=_STORE.data_dir,
-    help="Where the registry stores when no bucket is named.",
-)
-@option(
-    "--min-age",
-    type=Duration(),
-    default=format_duration(_GARBAGE.min_age),
-    envvar="EPOCH_GC_MIN_AGE",
-    metavar="DURATION",
-    help="How long a blob must have lain unreferenced before it is garbage; at least 1h.",
-)
-@option(
-    "--log-level",
-    type=click.Choice(LOG_LEVELS, case_sensitive=False),
-    default="info",
-    help="The least severe line that is logged.",
-)
+@data_dir_option("Where the registry stores when no bucket is named.")
+@min_age_option("--min-age", envvar="EPOCH_GC_MIN_AGE")
+@log_level_option()
 @click.option("--dry-run", is_flag=True, help="Remove nothing, only tell what would be.")
 def gc(dry_run: bool, **options: Any) -> None:
     """Remove blobs that no manifest names, and uploads that nobody goes on with."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from epoch.config import Network
+from epoch.config import LOG_LEVELS, GarbageSettings, Network, StoreSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,38 @@ def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     variable = "EPOCH_" + names[0].split("/")[0].removeprefix("--").replace("-", "_").upper()
     settings = {"show_default": True, "envvar": variable, "show_envvar": True, **settings}
     return click.option(*names, **settings)
+
+
+def data_dir_option(text: str) -> Callable[[Any], Any]:
+    """`--data-dir`, of every command that works on the store."""
+    return option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=StoreSettings().data_dir,
+        help=text,
+    )
+
+
+def log_level_option(text: str = "The least severe line that is logged.") -> Callable[[Any], Any]:
+    """`--log-level`, of every command that logs."""
+    return option(
+        "--log-level",
+        type=click.Choice(LOG_LEVELS, case_sensitive=False),
+        default="info",
+        help=text,
+    )
+
+
+def min_age_option(*names: str, **more: Any) -> Callable[[Any], Any]:
+    """How old garbage must be."""
+    return option(
+        *names,
+        type=Duration(),
+        default=format_duration(GarbageSettings().min_age),
+        metavar="DURATION",
+        help="How long a blob must have lain unreferenced before it is garbage; at least 1h.",
+        **more,
+    )
 
 
 def format_size(size: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -16,12 +15,14 @@ from epoch.cli.params import (
     Duration,
     Networks,
     Size,
+    data_dir_option,
     format_duration,
     format_size,
+    log_level_option,
+    min_age_option,
     option,
 )
 from epoch.config import (
-    LOG_LEVELS,
     GarbageSettings,
     HttpSettings,
     RegistrySettings,
@@ -81,12 +82,7 @@ way are finished, then the exit code is 0.
     metavar="[HOST]:PORT",
     help="Where to listen; no host: all interfaces; port 0: any free one.",
 )
-@option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=_STORE.data_dir,
-    help="Where to store when no bucket is named; made when missing.",
-)
+@data_dir_option("Where to store when no bucket is named; made when missing.")
 @option(
     "--redirect/--no-redirect",
     default=_STORE.redirect,
@@ -177,19 +173,8 @@ way are finished, then the exit code is 0.
     metavar="DURATION",
     help="How often garbage is collected, by one of all servers over the store; 0s: never.",
 )
-@option(
-    "--gc-min-age",
-    type=Duration(),
-    default=format_duration(_GARBAGE.min_age),
-    metavar="DURATION",
-    help="How long a blob must have lain unreferenced before it is garbage; at least 1h.",
-)
-@option(
-    "--log-level",
-    type=click.Choice(LOG_LEVELS, case_sensitive=False),
-    default="info",
-    help="The least severe line that is logged; requests are logged at info.",
-)
+@min_age_option("--gc-min-age")
+@log_level_option("The least severe line that is logged; requests are logged at info.")
 @access_options
 @click.option("--dsn", hidden=True, help="The database of the Go server: not needed.")
 @click.pass_context

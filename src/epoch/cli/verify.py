@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from epoch import layout
-from epoch.cli.params import option
+from epoch.cli.params import data_dir_option, log_level_option
 from epoch.cli.progress import Counter
-from epoch.config import LOG_LEVELS, Settings, SettingsError, StoreSettings
+from epoch.config import Settings, SettingsError, StoreSettings
 
 if TYPE_CHECKING:
     from epoch.registry.verify import Damage, Verified
 
-_STORE: Final = StoreSettings()
 
 _EPILOG: Final = """
 \b
@@ -33,18 +31,8 @@ line says how to go on.
 
 
 @click.command(epilog=_EPILOG)
-@option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=_STORE.data_dir,
-    help="Where the registry stores when no bucket is named.",
-)
-@option(
-    "--log-level",
-    type=click.Choice(LOG_LEVELS, case_sensitive=False),
-    default="info",
-    help="The least severe line that is logged.",
-)
+@data_dir_option("Where the registry stores when no bucket is named.")
+@log_level_option()
 @click.option(
     "--parallel",
     type=click.IntRange(1, 64),
