@@ -18,6 +18,7 @@ from epoch.http.body import RequestBody
 from epoch.http.head import Head, bad_request, parse, too_long
 from epoch.http.memory import Claims
 from epoch.http.message import BodyCut, ClientGone, Request, Response, ResponseCut
+from epoch.http.phase import Phase, follow
 from epoch.http.request_id import FIELD, request_id
 from epoch.http.response import (
     CLIENT_GONE,
@@ -67,16 +68,16 @@ class Connection:
         # Per-connection state
         self.peer = ""
         self._proxies: Proxies | None = None  # where the peer is one of them
-        self.task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
         self._sender: Sender
         self._stash = b""
         self._since = self._loop.time()  # of waiting for a head, or of draining
+        self._phase = Phase.HEAD
         self._served = 0
-        self._closing = False  # no further request after this one
+        self._keeps_alive = True  # whether another request may follow this one
         self._reading_paused = False
         self._eof = False
-        self._draining = -1  # bytes that may still be dropped, or -1
+        self._droppable = 0  # bytes that may still be dropped while draining
         # Per-request state
         self._body: RequestBody | None = None
         self._expects_continue = False
@@ -111,19 +112,21 @@ class Connection:
         if self._body is not None and not self._body.complete:
             self._body.fail(ClientGone("the connection was lost"))
         self._sender.lose()
+        self._end()
 
     def eof_received(self) -> bool:
         """The client has closed its side; it may still be reading."""
         self._eof = True
-        if self.task is None:
-            if self._stash and self._draining < 0:
-                self._refuse(bad_request("the connection ended within a request head"))
-                return not self._service.secure
-            return False
-        if self._body is not None:
-            self._body.end_of_stream()
         # Under TLS uvloop closes now whatever is said here: what is still to be sent is lost.
-        return self._draining < 0 and not self._service.secure
+        stays_open = not self._service.secure
+        if self._phase is Phase.HANDLING:
+            if self._body is not None:
+                self._body.end_of_stream()
+            return stays_open
+        if self._phase is Phase.HEAD and self._stash:
+            self._refuse(bad_request("the connection ended within a request head"))
+            return stays_open
+        return False
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we send."""
@@ -150,21 +153,20 @@ class Connection:
         if body is not None and body.reading:
             self._stopwatch.end(count)
             self._stash += body.received(count)
-        elif self._draining >= 0:
-            self._draining -= count
-            if self._draining <= 0:
-                self._transport.abort()
-        elif self._closing and self.task is None:
-            pass  # whatever a transport still hands over while it closes is no request
-        else:
-            if self.task is None and self._served and not self._stash:
+        elif self._phase is Phase.HEAD:
+            if self._served and not self._stash:
                 self._since = self._loop.time()  # a head begins
                 self._service.admission.waits(self, self._since, served=True)
             self._stash += SCRATCH[:count]
-            if self.task is None:
-                self._next_head()
-            elif len(self._stash) > STASH_LIMIT:
+            self._next_head()
+        elif self._phase is Phase.HANDLING:
+            self._stash += SCRATCH[:count]
+            if len(self._stash) > STASH_LIMIT:
                 self.pause_reading()
+        elif self._phase is Phase.DRAINING:
+            self._droppable -= count
+            if self._droppable <= 0:
+                self.abort()
 
     # Wire: what a body asks for
 
@@ -203,7 +205,7 @@ class Connection:
         if self._body is not None and self._body.awaited:
             self._body.fail(BodyCut(Code.UNAVAILABLE, "the body comes too slowly", status=408))
         else:
-            self._transport.abort()
+            self.abort()
 
     def unread(self) -> int:
         """See `body.Wire`."""
@@ -238,8 +240,9 @@ class Connection:
         self._begin(head, data[end + 4 :])
 
     def _begin(self, head: Head, rest: bytes) -> None:
+        self._phase = follow(self._phase, Phase.HANDLING)
         self._served += 1
-        self._closing = self._closing or not head.keep_alive
+        self._keeps_alive = head.keep_alive
         self._body = body = RequestBody(self, head.length, self._service.max_body)
         self._expects_continue = head.expects_continue and not rest
         self._stash = rest
@@ -261,11 +264,11 @@ class Connection:
             reserve=self.reserve,
             id=request_id(head.headers),
         )
-        self.task = self._loop.create_task(self._serve(request, body))
-        self._service.tasks.add(self.task)
+        task = self._loop.create_task(self._serve(request, body))
+        self._service.tasks.add(task)
         self._service.admission.works(self)
         self._service.make_room()
-        self.task.add_done_callback(self._service.tasks.discard)
+        task.add_done_callback(self._service.tasks.discard)
 
     def _refuse(self, error: RegistryError) -> None:
         """Answer what is no request at all, and close."""
@@ -290,32 +293,34 @@ class Connection:
             await self._sender.send(request.method, response, head)
             status = response.status
         except ClientGone:
-            self._transport.abort()
+            self.abort()
             return
         except ResponseCut as error:
             status = RESPONSE_CUT
             what = f"{request.method} {request.path}: {error} (id {request.id})"
             logger.error("a response was cut: %s", what)
-            self._transport.abort()
+            self.abort()
             return
         except Exception:
             status = Code.UNKNOWN.status
             logger.exception("a response failed: %s", request.id)
-            self._transport.abort()
+            self.abort()
             return
         except asyncio.CancelledError:
-            self._transport.abort()
+            self.abort()
             raise
         finally:
-            self.task = None
             self._body = None
             self._claims.release()
             seconds = time.perf_counter() - started
             sent = self._sender.sent
             self._service.log_request(request, status, body.bytes_received, sent, seconds)
-        if self._closing or self._service.closing:
+        if self._phase is Phase.CLOSED:
+            return
+        if not self._keeps_alive or self._service.closing:
             self._linger(unread=not body.complete)
         else:
+            self._phase = follow(self._phase, Phase.HEAD)
             self._since = self._loop.time()
             self._service.admission.waits(self, self._since, served=True)
             self._stash = body.take_back() + self._stash
@@ -341,9 +346,9 @@ class Connection:
     ) -> tuple[Response, bytes]:
         """A response and its head; that of a 500 where the handler's own cannot be sent."""
         if not body.complete:
-            self._closing = True
+            self._keeps_alive = False
         always = b"%b%b: %b\r\n" % (self._service.always, FIELD, name.encode())
-        keep_alive = not (self._closing or self._service.closing)
+        keep_alive = self._keeps_alive and not self._service.closing
         try:
             return response, render_head(response, always, keep_alive=keep_alive)
         except (ValueError, KeyError):
@@ -359,15 +364,15 @@ class Connection:
         """Close so that the client sees the answer: half-close, drop a bounded rest, close.
 
         `unread`: whether the client may still be sending what was asked for."""
-        self._closing = True
         self._stash = b""
-        if self._sender.lost:
+        if self._phase is Phase.CLOSED:
             return
         secure = self._service.secure
         if self._eof or (secure and not unread):
             self._close()
             return
-        self._draining = DRAIN_BYTES
+        self._phase = follow(self._phase, Phase.DRAINING)
+        self._droppable = DRAIN_BYTES
         self._since = self._loop.time()
         self._service.admission.waits(self, self._since, served=False)
         if not secure:  # TLS has no half-close here: the client goes when it has read the answer
@@ -375,20 +380,25 @@ class Connection:
         self.resume_reading()
 
     def _close(self) -> None:
-        """Close as soon as what is queued is out; what comes from now on is no request."""
-        self._closing = True
-        self._stash = b""
+        """Close as soon as what is queued is out."""
+        self._end()
         self._transport.close()
+
+    def _end(self) -> None:
+        self._stash = b""
+        if self._phase is not Phase.CLOSED:
+            self._phase = follow(self._phase, Phase.CLOSED)
 
     def close_when_idle(self) -> None:
         """The server shuts down: close between requests, and after the one that is running."""
-        if self.task is not None:
-            self._closing = True
-        elif self._draining < 0:
+        if self._phase is Phase.HANDLING:
+            self._keeps_alive = False
+        elif self._phase is Phase.HEAD:
             self._close()
 
     def abort(self) -> None:
         """Close at once."""
+        self._end()
         self._transport.abort()
 
     def tick(self, now: float) -> None:
@@ -396,16 +406,17 @@ class Connection:
         timeouts = self._service.timeouts
         unsent = self._sender.look(now)
         if unsent is None:
-            self._transport.abort()
-            return
-        if self.task is not None:
+            self.abort()
+        elif self._phase is Phase.HANDLING:
             if self._body is not None:
                 self._body.tick(now, timeouts.body_idle, timeouts.min_rate)
-        elif self._draining >= 0:
+        elif self._phase is Phase.DRAINING:
             if unsent:
                 self._since = now  # the answer is not out yet
             elif now - self._since > DRAIN_SECONDS:
-                self._transport.abort()
+                self.abort()
+        elif self._phase is Phase.CLOSED:
+            pass
         elif self._stash or not self._served:
             if now - self._since > timeouts.head:
                 if self._stash:
