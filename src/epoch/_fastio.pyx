@@ -1,4 +1,4 @@
-# cython: language_level=3, embedsignature=True, boundscheck=False, wraparound=False
+# cython: language_level=3, embedsignature=True
 # cython: auto_pickle=False
 """Part buffers, their pool, the running digest, the chunked decoder.
 
