@@ -108,7 +108,8 @@ class Pool:
 
     def __init__(self, budget: int, on_free: Callable[[], None] | None = None) -> None:
         """`budget`: the most that is lent and kept. `on_free()` is called whenever memory has come
-        back; it must not raise and must not lend."""
+        back; it must not lend. What it raises goes to `sys.unraisablehook`, and is nobody's
+        error."""
 
     @property
     def budget(self) -> int:

@@ -110,7 +110,7 @@ def hash_seconds():
     return _hash_time / 1e9
 
 
-cdef uint64_t hash_stands_for(Py_ssize_t length):
+cdef uint64_t hash_stands_for(Py_ssize_t length) noexcept:
     """For how many bytes a piece of `length` is to be timed; 0: it is not."""
     global _hash_untimed
     cdef uint64_t untimed = _hash_untimed + length
@@ -172,7 +172,8 @@ cdef class Sha256:
     def length(self):
         return self.ctx.length
 
-    cdef void hash(self, const uint8_t *data, Py_ssize_t length):
+    @cython.cdivision(True)  # a piece that stands for any bytes has some
+    cdef void hash(self, const uint8_t *data, Py_ssize_t length) noexcept:
         global _hash_time
         cdef uint64_t stands_for = hash_stands_for(length), took
         if length >= GIL_THRESHOLD:
@@ -309,13 +310,13 @@ cdef class Pool:
         self.free_count -= count
         memmove(self.free + at, self.free + at + count, (self.free_count - at) * sizeof(_Free))
 
-    cdef void make_room(self, Py_ssize_t more):
+    cdef void make_room(self, Py_ssize_t more) noexcept:
         """Unmap of the free memory what is in the way."""
         cdef Py_ssize_t excess = self.lent + self.kept + more - self.budget
         if excess > 0:
             self.unmap(excess)
 
-    cdef void take_back(self, uint8_t *memory, Py_ssize_t size, bint keep):
+    cdef void take_back(self, uint8_t *memory, Py_ssize_t size, bint keep) noexcept:
         self.lent -= size
         self.lent_count -= 1
         if keep and self.has_entry():
@@ -338,8 +339,12 @@ cdef class Pool:
             self.free, self.free_room = larger, room
         return True
 
-    cdef void give_back(self, uint8_t *memory, Py_ssize_t size, bint keep):
+    cdef void give_back(self, uint8_t *memory, Py_ssize_t size, bint keep) noexcept:
         self.take_back(memory, size, keep)
+        self.call_on_free()
+
+    cdef void call_on_free(self) noexcept:
+        """What it raises goes to `sys.unraisablehook`: whoever gives back goes on giving back."""
         if self.on_free is not None:
             self.on_free()
 
@@ -422,8 +427,7 @@ cdef class PartBuffer:
         munmap(self.memory + size, self.mapped - size)
         self.pool.lent -= self.mapped - size
         self.mapped = size
-        if self.pool.on_free is not None:
-            self.pool.on_free()
+        self.pool.call_on_free()
         return True
 
     def grow(self, Py_ssize_t size=PY_SSIZE_T_MAX, /):
@@ -446,7 +450,7 @@ cdef class PartBuffer:
         self.pool.lent += more
         return True
 
-    cdef bint worth_keeping(self):
+    cdef bint worth_keeping(self) noexcept:
         """Whether the memory is as good as what would be mapped anew in its size."""
         if self.mapped != self.lent_size and self.mapped != self.full_size:
             return False
@@ -459,7 +463,7 @@ cdef class PartBuffer:
         if self.views == 0:
             self.hand_over()
 
-    cdef void hand_over(self):
+    cdef void hand_over(self) noexcept:
         cdef uint8_t *memory = self.memory
         cdef bint keep = self.worth_keeping()
         self.memory = NULL
@@ -487,7 +491,7 @@ cdef class _Piece:
     cdef Py_ssize_t length
     cdef bint hashed
 
-    cdef void drop(self):
+    cdef void drop(self) noexcept:
         global _live_views
         self.part.views -= 1
         _live_views -= 1

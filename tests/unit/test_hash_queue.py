@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 import threading
 
 import pytest
@@ -186,6 +187,24 @@ def test_what_is_forgotten_frees_its_part() -> None:
     assert (pool.lent, queue.waiting) == (0, 0)
     assert queue.digest.length == 0
     assert live_views() == 0
+
+
+def test_an_error_of_on_free_keeps_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever raises it, all parts of the queue come back."""
+    raised: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda caught: raised.append(caught.exc_value))
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    pool = Pool(2 * PART, fails)
+    queue = HashQueue(Sha256())
+    for part in [_part(pool), _part(pool)]:
+        _add(queue, part, BYTES[:10])
+        part.release()
+    queue.clear()
+    assert (pool.lent, live_views()) == (0, 0)
+    assert [type(error) for error in raised] == [ZeroDivisionError] * 2
 
 
 def test_more_than_fits_is_refused() -> None:
