@@ -510,12 +510,6 @@ cdef _Piece new_piece(PartBuffer part, const uint8_t *data, Py_ssize_t length):
     return piece
 
 
-cdef void drop_all(list pieces):
-    cdef _Piece piece
-    for piece in pieces:
-        piece.drop()
-
-
 @cython.final
 cdef class HashQueue:
     cdef readonly Sha256 digest
@@ -525,6 +519,8 @@ cdef class HashQueue:
     cdef readonly Py_ssize_t held
     cdef readonly Py_ssize_t part_size
     cdef readonly dict midstates
+    cdef Py_ssize_t views           # Pieces in both lists; also known when the lists are gone
+    cdef bint hashing               # `taken` is another thread's, or about to be read
 
     def __cinit__(self, Sha256 digest not None, Py_ssize_t part_size=0):
         self.digest = digest
@@ -532,6 +528,27 @@ cdef class HashQueue:
         self.taken = []
         self.part_size = part_size
         self.midstates = {}
+
+    def __dealloc__(self):
+        # Its parts would stay lent, and nothing would show why. Goes to `sys.unraisablehook`.
+        assert self.views == 0, f"a HashQueue is gone with {self.views} views of parts"
+
+    cdef int check_idle(self) except -1:
+        if self.hashing:
+            raise RuntimeError("what was taken is being hashed")
+        return 0
+
+    cdef int begin_hashing(self) except -1:
+        self.check_idle()
+        self.hashing = True
+        return 0
+
+    cdef int drop(self, list pieces) except -1:
+        cdef _Piece piece
+        self.views -= len(pieces)
+        for piece in pieces:
+            piece.drop()
+        return 0
 
     def add(self, PartBuffer part not None, Py_ssize_t count, /):
         cdef _Piece piece = None
@@ -543,6 +560,7 @@ cdef class HashQueue:
         if piece is None or piece.part is not part or piece.data + piece.length != data:
             piece = new_piece(part, data, 0)
             self.coming.append(piece)
+            self.views += 1
         piece.length += count
         part.filled += count
         self.waiting += count
@@ -559,10 +577,12 @@ cdef class HashQueue:
     def take(self, Py_ssize_t most=PY_SSIZE_T_MAX, /):
         cdef _Piece piece
         cdef Py_ssize_t left = most
+        self.check_idle()
         while self.coming and left > 0:
             piece = self.coming[0]
             if piece.length > left:
                 self.taken.append(new_piece(piece.part, piece.data, left))
+                self.views += 1
                 piece.data += left
                 piece.length -= left
                 left = 0
@@ -574,23 +594,28 @@ cdef class HashQueue:
 
     def hash(self):
         cdef _Piece piece
-        for piece in self.taken:
-            if not piece.hashed:
-                piece.hashed = True
-                self.digest.hash(piece.data, piece.length)
-                self.keep_midstate()  # a piece ends at the end of its part, if not before
+        self.begin_hashing()
+        try:
+            for piece in self.taken:
+                if not piece.hashed:
+                    piece.hashed = True
+                    self.digest.hash(piece.data, piece.length)
+                    self.keep_midstate()  # a piece ends at the end of its part, if not before
+        finally:
+            self.hashing = False
 
     def release(self):
         cdef list pieces = self.taken
+        self.check_idle()
         self.taken = []
         self.held = 0
-        drop_all(pieces)
+        self.drop(pieces)
 
     def clear(self):
         cdef list pieces = self.coming
         self.coming = []
         self.waiting = 0
-        drop_all(pieces)
+        self.drop(pieces)
 
 
 def hash_together(list queues, /):
@@ -599,7 +624,7 @@ def hash_together(list queues, /):
     cdef _Piece piece
     cdef uint64_t began
     cdef size_t count
-    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t at = 0, begun = 0
     cdef bint more = True
     cdef epoch_sha256_lane *lanes = <epoch_sha256_lane *> malloc(
         max(1, len(queues)) * sizeof(epoch_sha256_lane))
@@ -607,6 +632,9 @@ def hash_together(list queues, /):
         raise MemoryError("no memory for the lanes")
     began = epoch_cpu_clock()
     try:
+        for queue in queues:
+            queue.begin_hashing()
+            begun += 1
         while more:  # the pieces of a queue one after another
             more = False
             count = 0
@@ -626,6 +654,8 @@ def hash_together(list queues, /):
             for queue in queues:
                 queue.keep_midstate()
     finally:
+        for queue in queues[:begun]:
+            queue.hashing = False
         free(lanes)
     _hash_time += <double> (epoch_cpu_clock() - began)
 
