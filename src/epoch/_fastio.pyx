@@ -233,7 +233,9 @@ cdef uint8_t *map_memory(size_t size) except NULL:
 
 
 cdef Py_ssize_t whole_pages(Py_ssize_t size) noexcept:
-    return (size + <Py_ssize_t> PAGE - 1) // <Py_ssize_t> PAGE * <Py_ssize_t> PAGE
+    """Rounded up; what is above the last whole page that can be counted is rounded down."""
+    cdef Py_ssize_t page = PAGE, most = PY_SSIZE_T_MAX // page
+    return (size // page + (size % page != 0 and size // page < most)) * page
 
 
 cdef void unmap_memory(uint8_t *memory, size_t size) noexcept:
@@ -274,11 +276,11 @@ cdef class Pool:
         if not 0 < capacity <= size or window <= 0 or now == 0 or now > size:
             raise ValueError("a part buffer needs 0 < capacity <= size and a window above 0")
         if size <= self.budget:
-            size = whole_pages(size)  # after the check: huge sizes would overflow
+            size = whole_pages(size)
         if size > self.budget:
             raise ValueError(f"{size} bytes can never be lent from a budget of {self.budget}")
         now = size if now < 0 else whole_pages(now)
-        if self.lent + now > self.budget:
+        if now > self.budget - self.lent:
             return None
         memory = self.take(now)
         part = PartBuffer.__new__(PartBuffer)
@@ -312,7 +314,7 @@ cdef class Pool:
 
     cdef void make_room(self, Py_ssize_t more) noexcept:
         """Unmap of the free memory what is in the way."""
-        cdef Py_ssize_t excess = self.lent + self.kept + more - self.budget
+        cdef Py_ssize_t excess = more - (self.budget - self.lent - self.kept)
         if excess > 0:
             self.unmap(excess)
 
@@ -358,7 +360,8 @@ cdef class Pool:
             size += self.free[count].size
             count += 1
         self.kept -= size
-        self.forget(0, count)
+        if count:  # else there may be no list yet, and memmove takes no NULL
+            self.forget(0, count)
 
 
 @cython.final
@@ -439,7 +442,7 @@ cdef class PartBuffer:
             raise BufferError("only a buffer that is lent, without views, can grow")
         if more <= 0:
             return True
-        if self.pool.lent + more > self.pool.budget:
+        if more > self.pool.budget - self.pool.lent:
             return False
         self.pool.make_room(more)
         memory = <uint8_t *> epoch_grow(self.memory, self.mapped, size)
