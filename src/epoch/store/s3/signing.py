@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 from epoch.config import S3Settings
 
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
+_SIGNED: Final = "host;x-amz-content-sha256;x-amz-date"
 _PRESIGNED: Final = "host"
 _AWS: Final = ".amazonaws.com"
 _HOST_LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", re.ASCII)
@@ -79,19 +80,18 @@ class Signer:
             return url, {"Host": self._host, **(amz or {})}
         stamp = _stamp(now)
         scope = self._scope(stamp)
-        headers = {"x-amz-content-sha256": payload, "x-amz-date": stamp, **(amz or {})}
-        names = sorted(headers) if amz else headers  # these two are in order
-        fields = "".join([f"{name}:{headers[name]}\n" for name in names])
-        signed = ";".join(("host", *names))
-        canonical = f"{method}\n{path}\n{encoded}\nhost:{self._host}\n{fields}\n{signed}\n{payload}"
-        return url, {
-            "Host": self._host,
-            **headers,
-            "Authorization": (
-                f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope}, "
-                f"SignedHeaders={signed}, Signature={self._signature(stamp, scope, canonical)}"
-            ),
-        }
+        headers = {"Host": self._host, "x-amz-date": stamp, "x-amz-content-sha256": payload}
+        names = _SIGNED
+        fields = f"host:{self._host}\nx-amz-content-sha256:{payload}\nx-amz-date:{stamp}\n"
+        if amz:
+            headers |= amz
+            names, fields = _canonical(headers)
+        canonical = f"{method}\n{path}\n{encoded}\n{fields}\n{names}\n{payload}"
+        headers["Authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope}, "
+            f"SignedHeaders={names}, Signature={self._signature(stamp, scope, canonical)}"
+        )
+        return url, headers
 
     def presign(self, key: str, expires: int, now: float | None = None) -> str:
         """A URL that GETs an object for `expires` seconds from `now` on, at most seven days."""
@@ -137,6 +137,13 @@ class Signer:
 
 def _stamp(now: float | None) -> str:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+
+
+def _canonical(headers: Mapping[str, str]) -> tuple[str, str]:
+    """The names of the fields, and the fields, as they are signed."""
+    fields = sorted((name.lower(), value) for name, value in headers.items())
+    names = ";".join(name for name, _ in fields)
+    return names, "".join(f"{name}:{value}\n" for name, value in fields)
 
 
 def _encoded(query: Mapping[str, str]) -> str:
