@@ -108,7 +108,8 @@ class Pool:
 
     def __init__(self, budget: int, on_free: Callable[[], None] | None = None) -> None:
         """`budget`: the most that is lent and kept. `on_free()` is called whenever memory has come
-        back; it must not raise and must not lend."""
+        back; it must not lend. What it raises goes to `sys.unraisablehook`, and is nobody's
+        error."""
 
     @property
     def budget(self) -> int:
@@ -148,7 +149,8 @@ class HashQueue:
 
     Counts as a view of each of their parts until they are hashed and `release` is called. All but
     `hash` are to be called from the thread that owns the pool. In this order, and then again:
-    `take`, `hash`, `release`; `add` and `clear` at any time.
+    `take`, `hash`, `release`; `add` and `clear` at any time. To be emptied by `release` and `clear`
+    before it goes: else an AssertionError goes to `sys.unraisablehook`.
     """
 
     def __init__(self, digest: Sha256, part_size: int = 0) -> None:
@@ -184,19 +186,21 @@ class HashQueue:
 
     def take(self, most: int = ..., /) -> None:
         """Set apart the first of the bytes that wait, at most `most`, by default all of them, for
-        `hash` or `hash_together`. Not while one of these runs."""
+        `hash` or `hash_together`. RuntimeError while one of these runs."""
 
     def hash(self) -> None:
-        """Hash what was taken, with the GIL released. In any thread; in one at a time."""
+        """Hash what was taken, with the GIL released. In any thread; RuntimeError while another one
+        is at it."""
 
     def release(self) -> None:
-        """Let go of the parts of what was hashed. Not while `hash` runs."""
+        """Let go of the parts of what was hashed. RuntimeError while `hash` runs."""
 
     def clear(self) -> None:
         """Forget what waits."""
 
 def hash_together(queues: list[HashQueue], /) -> None:
-    """`hash` of many queues at once, side by side where that is faster. No two with one digest."""
+    """`hash` of many queues at once, side by side where that is faster. No two with one digest;
+    RuntimeError where one is being hashed, or is named twice."""
 
 def fill(buffer: Buffer, data: Buffer, /) -> int:
     """Copy as much of `data` as fits to the front of the writable `buffer`; how much that was."""

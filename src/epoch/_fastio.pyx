@@ -1,4 +1,4 @@
-# cython: language_level=3, embedsignature=True, boundscheck=False, wraparound=False
+# cython: language_level=3, embedsignature=True
 # cython: auto_pickle=False
 """Part buffers, their pool, the running digest, the chunked decoder.
 
@@ -110,7 +110,7 @@ def hash_seconds():
     return _hash_time / 1e9
 
 
-cdef uint64_t hash_stands_for(Py_ssize_t length):
+cdef uint64_t hash_stands_for(Py_ssize_t length) noexcept:
     """For how many bytes a piece of `length` is to be timed; 0: it is not."""
     global _hash_untimed
     cdef uint64_t untimed = _hash_untimed + length
@@ -172,7 +172,8 @@ cdef class Sha256:
     def length(self):
         return self.ctx.length
 
-    cdef void hash(self, const uint8_t *data, Py_ssize_t length):
+    @cython.cdivision(True)  # a piece that stands for any bytes has some
+    cdef void hash(self, const uint8_t *data, Py_ssize_t length) noexcept:
         global _hash_time
         cdef uint64_t stands_for = hash_stands_for(length), took
         if length >= GIL_THRESHOLD:
@@ -232,7 +233,9 @@ cdef uint8_t *map_memory(size_t size) except NULL:
 
 
 cdef Py_ssize_t whole_pages(Py_ssize_t size) noexcept:
-    return (size + <Py_ssize_t> PAGE - 1) // <Py_ssize_t> PAGE * <Py_ssize_t> PAGE
+    """Rounded up; what is above the last whole page that can be counted is rounded down."""
+    cdef Py_ssize_t page = PAGE, most = PY_SSIZE_T_MAX // page
+    return (size // page + (size % page != 0 and size // page < most)) * page
 
 
 cdef void unmap_memory(uint8_t *memory, size_t size) noexcept:
@@ -273,11 +276,11 @@ cdef class Pool:
         if not 0 < capacity <= size or window <= 0 or now == 0 or now > size:
             raise ValueError("a part buffer needs 0 < capacity <= size and a window above 0")
         if size <= self.budget:
-            size = whole_pages(size)  # after the check: huge sizes would overflow
+            size = whole_pages(size)
         if size > self.budget:
             raise ValueError(f"{size} bytes can never be lent from a budget of {self.budget}")
         now = size if now < 0 else whole_pages(now)
-        if self.lent + now > self.budget:
+        if now > self.budget - self.lent:
             return None
         memory = self.take(now)
         part = PartBuffer.__new__(PartBuffer)
@@ -309,13 +312,13 @@ cdef class Pool:
         self.free_count -= count
         memmove(self.free + at, self.free + at + count, (self.free_count - at) * sizeof(_Free))
 
-    cdef void make_room(self, Py_ssize_t more):
+    cdef void make_room(self, Py_ssize_t more) noexcept:
         """Unmap of the free memory what is in the way."""
-        cdef Py_ssize_t excess = self.lent + self.kept + more - self.budget
+        cdef Py_ssize_t excess = more - (self.budget - self.lent - self.kept)
         if excess > 0:
             self.unmap(excess)
 
-    cdef void take_back(self, uint8_t *memory, Py_ssize_t size, bint keep):
+    cdef void take_back(self, uint8_t *memory, Py_ssize_t size, bint keep) noexcept:
         self.lent -= size
         self.lent_count -= 1
         if keep and self.has_entry():
@@ -338,8 +341,12 @@ cdef class Pool:
             self.free, self.free_room = larger, room
         return True
 
-    cdef void give_back(self, uint8_t *memory, Py_ssize_t size, bint keep):
+    cdef void give_back(self, uint8_t *memory, Py_ssize_t size, bint keep) noexcept:
         self.take_back(memory, size, keep)
+        self.call_on_free()
+
+    cdef void call_on_free(self) noexcept:
+        """What it raises goes to `sys.unraisablehook`: whoever gives back goes on giving back."""
         if self.on_free is not None:
             self.on_free()
 
@@ -353,7 +360,8 @@ cdef class Pool:
             size += self.free[count].size
             count += 1
         self.kept -= size
-        self.forget(0, count)
+        if count:  # else there may be no list yet, and memmove takes no NULL
+            self.forget(0, count)
 
 
 @cython.final
@@ -422,8 +430,7 @@ cdef class PartBuffer:
         munmap(self.memory + size, self.mapped - size)
         self.pool.lent -= self.mapped - size
         self.mapped = size
-        if self.pool.on_free is not None:
-            self.pool.on_free()
+        self.pool.call_on_free()
         return True
 
     def grow(self, Py_ssize_t size=PY_SSIZE_T_MAX, /):
@@ -435,7 +442,7 @@ cdef class PartBuffer:
             raise BufferError("only a buffer that is lent, without views, can grow")
         if more <= 0:
             return True
-        if self.pool.lent + more > self.pool.budget:
+        if more > self.pool.budget - self.pool.lent:
             return False
         self.pool.make_room(more)
         memory = <uint8_t *> epoch_grow(self.memory, self.mapped, size)
@@ -446,7 +453,7 @@ cdef class PartBuffer:
         self.pool.lent += more
         return True
 
-    cdef bint worth_keeping(self):
+    cdef bint worth_keeping(self) noexcept:
         """Whether the memory is as good as what would be mapped anew in its size."""
         if self.mapped != self.lent_size and self.mapped != self.full_size:
             return False
@@ -459,7 +466,7 @@ cdef class PartBuffer:
         if self.views == 0:
             self.hand_over()
 
-    cdef void hand_over(self):
+    cdef void hand_over(self) noexcept:
         cdef uint8_t *memory = self.memory
         cdef bint keep = self.worth_keeping()
         self.memory = NULL
@@ -487,7 +494,7 @@ cdef class _Piece:
     cdef Py_ssize_t length
     cdef bint hashed
 
-    cdef void drop(self):
+    cdef void drop(self) noexcept:
         global _live_views
         self.part.views -= 1
         _live_views -= 1
@@ -506,12 +513,6 @@ cdef _Piece new_piece(PartBuffer part, const uint8_t *data, Py_ssize_t length):
     return piece
 
 
-cdef void drop_all(list pieces):
-    cdef _Piece piece
-    for piece in pieces:
-        piece.drop()
-
-
 @cython.final
 cdef class HashQueue:
     cdef readonly Sha256 digest
@@ -521,6 +522,8 @@ cdef class HashQueue:
     cdef readonly Py_ssize_t held
     cdef readonly Py_ssize_t part_size
     cdef readonly dict midstates
+    cdef Py_ssize_t views           # Pieces in both lists; also known when the lists are gone
+    cdef bint hashing               # `taken` is another thread's, or about to be read
 
     def __cinit__(self, Sha256 digest not None, Py_ssize_t part_size=0):
         self.digest = digest
@@ -528,6 +531,27 @@ cdef class HashQueue:
         self.taken = []
         self.part_size = part_size
         self.midstates = {}
+
+    def __dealloc__(self):
+        # Its parts would stay lent, and nothing would show why. Goes to `sys.unraisablehook`.
+        assert self.views == 0, f"a HashQueue is gone with {self.views} views of parts"
+
+    cdef int check_idle(self) except -1:
+        if self.hashing:
+            raise RuntimeError("what was taken is being hashed")
+        return 0
+
+    cdef int begin_hashing(self) except -1:
+        self.check_idle()
+        self.hashing = True
+        return 0
+
+    cdef int drop(self, list pieces) except -1:
+        cdef _Piece piece
+        self.views -= len(pieces)
+        for piece in pieces:
+            piece.drop()
+        return 0
 
     def add(self, PartBuffer part not None, Py_ssize_t count, /):
         cdef _Piece piece = None
@@ -539,6 +563,7 @@ cdef class HashQueue:
         if piece is None or piece.part is not part or piece.data + piece.length != data:
             piece = new_piece(part, data, 0)
             self.coming.append(piece)
+            self.views += 1
         piece.length += count
         part.filled += count
         self.waiting += count
@@ -555,10 +580,12 @@ cdef class HashQueue:
     def take(self, Py_ssize_t most=PY_SSIZE_T_MAX, /):
         cdef _Piece piece
         cdef Py_ssize_t left = most
+        self.check_idle()
         while self.coming and left > 0:
             piece = self.coming[0]
             if piece.length > left:
                 self.taken.append(new_piece(piece.part, piece.data, left))
+                self.views += 1
                 piece.data += left
                 piece.length -= left
                 left = 0
@@ -570,23 +597,28 @@ cdef class HashQueue:
 
     def hash(self):
         cdef _Piece piece
-        for piece in self.taken:
-            if not piece.hashed:
-                piece.hashed = True
-                self.digest.hash(piece.data, piece.length)
-                self.keep_midstate()  # a piece ends at the end of its part, if not before
+        self.begin_hashing()
+        try:
+            for piece in self.taken:
+                if not piece.hashed:
+                    piece.hashed = True
+                    self.digest.hash(piece.data, piece.length)
+                    self.keep_midstate()  # a piece ends at the end of its part, if not before
+        finally:
+            self.hashing = False
 
     def release(self):
         cdef list pieces = self.taken
+        self.check_idle()
         self.taken = []
         self.held = 0
-        drop_all(pieces)
+        self.drop(pieces)
 
     def clear(self):
         cdef list pieces = self.coming
         self.coming = []
         self.waiting = 0
-        drop_all(pieces)
+        self.drop(pieces)
 
 
 def hash_together(list queues, /):
@@ -595,7 +627,7 @@ def hash_together(list queues, /):
     cdef _Piece piece
     cdef uint64_t began
     cdef size_t count
-    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t at = 0, begun = 0
     cdef bint more = True
     cdef epoch_sha256_lane *lanes = <epoch_sha256_lane *> malloc(
         max(1, len(queues)) * sizeof(epoch_sha256_lane))
@@ -603,6 +635,9 @@ def hash_together(list queues, /):
         raise MemoryError("no memory for the lanes")
     began = epoch_cpu_clock()
     try:
+        for queue in queues:
+            queue.begin_hashing()
+            begun += 1
         while more:  # the pieces of a queue one after another
             more = False
             count = 0
@@ -622,6 +657,8 @@ def hash_together(list queues, /):
             for queue in queues:
                 queue.keep_midstate()
     finally:
+        for queue in queues[:begun]:
+            queue.hashing = False
         free(lanes)
     _hash_time += <double> (epoch_cpu_clock() - began)
 

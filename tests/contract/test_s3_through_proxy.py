@@ -14,7 +14,7 @@ from tests.contract.stub import Script, serve
 
 
 async def test_every_call_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of aiobotocore (copies) as well. The store's name is resolved by the proxy alone."""
+    """The store's name is resolved by the proxy alone."""
     async with serve(well) as stub:
         endpoint = stub.settings.endpoint
         monkeypatch.setenv("HTTP_PROXY", f"http://user:proxy-secret-7d@{endpoint}")

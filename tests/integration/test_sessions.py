@@ -228,6 +228,54 @@ async def test_small_chunks_stay_cheap(before: int, tmp_path: Path) -> None:
     await store.store.close()
 
 
+@pytest.mark.parametrize(("size", "lists"), [(1000, 0), (PART + 1, 1)])
+async def test_uploads_are_listed_only_where_there_were_some(
+    size: int, lists: int, tmp_path: Path
+) -> None:
+    """With a bucket, each list costs the usual small layer a round trip."""
+    store = Failing(DirectoryStore(tmp_path, fsync=False))
+    data = DATA[:size]
+    async with serving(store.as_store) as running:
+        session = await Session.begin(running.port)
+        assert (await session.patch(pieces(data, 300_007))).status == 202
+        store.calls.clear()
+        assert (await session.close(digest_of(data))).status == 201
+        await running.until_idle()
+        assert store.calls.count("list_multiparts") == lists
+        await _assert_stored(running, data, digest_of(data))
+    await store.store.close()
+
+
+async def test_uploads_of_a_claim_that_never_ended_are_found(tmp_path: Path) -> None:
+    """Another upload at the session's key, as of a creation whose answer was lost, goes too."""
+    store = Failing(DirectoryStore(tmp_path, fsync=False))
+    data = DATA[: PART + 1]
+    async with serving(store.as_store, leaves=True) as running:
+        session = await Session.begin(running.port)
+        assert (await session.patch(data)).status == 202
+        store.fail(1, "put_part", for_good=True)
+        assert (await session.patch(DATA[:PART])).status == 503
+        await running.until_idle()
+    assert store.struck
+    store.fail(0)
+    await store.create_multipart(f"_uploads/{await _id_of(store)}/data")
+    async with serving(store.as_store) as running:
+        session = Session(running.port, session.location, session.name)
+        store.calls.clear()
+        assert (await session.close(digest_of(data))).status == 201
+        await running.until_idle()
+        assert "list_multiparts" in store.calls
+        await _assert_stored(running, data, digest_of(data))
+    await store.store.close()
+
+
+async def _id_of(store: Failing) -> str:
+    """The id of the only session that has any objects."""
+    keys: list[str] = [info.key async for info in store.list("_uploads/")]
+    (session,) = {key.split("/")[1] for key in keys} - {"secret"}
+    return session
+
+
 async def test_tokens_are_nobody_elses(running: Running) -> None:
     session = await Session.begin(running.port, "a/b")
     assert (await session.patch(b"some")).status == 202

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -186,6 +188,86 @@ def test_what_is_forgotten_frees_its_part() -> None:
     assert (pool.lent, queue.waiting) == (0, 0)
     assert queue.digest.length == 0
     assert live_views() == 0
+
+
+def test_an_error_of_on_free_keeps_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever raises it, all parts of the queue come back."""
+    raised: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda caught: raised.append(caught.exc_value))
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    pool = Pool(2 * PART, fails)
+    queue = HashQueue(Sha256())
+    for part in [_part(pool), _part(pool)]:
+        _add(queue, part, BYTES[:10])
+        part.release()
+    queue.clear()
+    assert (pool.lent, live_views()) == (0, 0)
+    assert [type(error) for error in raised] == [ZeroDivisionError] * 2
+
+
+_FORGETFUL = """
+from epoch._fastio import HashQueue, Pool, Sha256, fill
+
+pool = Pool(4096)
+for takes, empties in [(0, False), (5, False), (5, True)]:
+    part = pool.lend(4096, 4096, 4096)
+    queue = HashQueue(Sha256())
+    queue.add(part, fill(part, b"0123456789"))
+    queue.take(takes)
+    if empties:
+        queue.release()
+        queue.clear()
+    del queue
+    part.release()
+    del part
+"""
+
+
+def test_a_queue_that_is_not_emptied_is_reported() -> None:
+    """In a process of its own, since its views are counted to the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FORGETFUL], check=True, capture_output=True, text=True
+    )
+    reports = {line for line in done.stderr.splitlines() if line.startswith("AssertionError")}
+    text = "AssertionError: a HashQueue is gone with {} views of parts"
+    assert reports == {text.format(1), text.format(2)}
+
+
+def test_what_is_being_hashed_is_neither_taken_nor_released() -> None:
+    """The thread reads the very memory that would be lent again."""
+    size = 64 << 20
+    pool = Pool(size)
+    part = pool.lend(size, size, size)
+    assert part is not None
+    queue = HashQueue(Sha256())
+    queue.add(part, size)
+    queue.take()
+    thread = threading.Thread(target=queue.hash)
+    thread.start()
+    refused = False
+    while thread.is_alive() and not refused:
+        try:
+            queue.take()  # nothing waits: it does nothing, or is refused
+        except RuntimeError:
+            refused = True
+    assert refused
+    for meddle in (queue.release, queue.hash, lambda: hash_together([HashQueue(Sha256()), queue])):
+        with pytest.raises(RuntimeError, match="being hashed"):
+            meddle()
+    thread.join()
+    queue.release()
+    part.release()
+    assert (pool.lent, queue.digest.length) == (0, size)
+
+
+def test_no_queue_is_hashed_twice_at_once() -> None:
+    queue = HashQueue(Sha256())
+    with pytest.raises(RuntimeError, match="being hashed"):
+        hash_together([queue, queue])
+    queue.hash()
 
 
 def test_more_than_fits_is_refused() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from epoch.errors import Code, RegistryError
-from epoch.http.head import Head, Limits, parse
+from epoch.http.head import Head, Limits, has_bad_bytes, parse
 
 LIMITS = Limits(head=32768, target=8192, fields=100)
+
+BAD_BYTES = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n)|\r\n[ \t]")
+"""The rule for the bytes of a head, as a definition: `has_bad_bytes` is its fast form."""
 
 tokens = st.sampled_from(
     [
@@ -59,6 +65,24 @@ def assert_keeps_the_rules(parsed: Head) -> None:
     assert not any("\r" in v or "\n" in v or "\0" in v for v in parsed.headers.values())
     assert all(name == name.lower() for name in parsed.headers)
     assert not ({"content-length", "transfer-encoding"} <= parsed.headers.keys())
+
+
+def assert_as_defined(data: bytes) -> None:
+    assert has_bad_bytes(data) is (BAD_BYTES.search(data) is not None), data
+
+
+@given(st.lists(st.one_of(tokens, st.binary(max_size=2)), max_size=12).map(b"".join))
+def test_bad_bytes_are_those_of_the_definition(data: bytes) -> None:
+    assert_as_defined(data)
+
+
+def test_bad_bytes_of_every_short_text() -> None:
+    """Each byte between two letters, and whatever line ends and blanks can form."""
+    for byte in range(256):
+        assert_as_defined(b"a%cb" % byte)
+    for length in range(7):
+        for text in itertools.product(b"\r\n\t a", repeat=length):
+            assert_as_defined(bytes(text))
 
 
 @given(st.binary(max_size=400))

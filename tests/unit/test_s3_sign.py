@@ -6,6 +6,7 @@ import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import botocore.handlers
 import botocore.session
 import pytest
 from botocore.auth import S3SigV4Auth
@@ -15,7 +16,7 @@ from botocore.credentials import Credentials
 
 from epoch.config import S3Settings
 from epoch.environment import region_of
-from epoch.store.s3.signing import Signer, base_url
+from epoch.store.s3.signing import Signer, base_url, copy_source
 
 ACCESS, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 
@@ -25,12 +26,17 @@ ACCESS, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 )
 @pytest.mark.parametrize("key", ["epoch/blobs/sha256/00ff", "a b/ü+&=/c~d", "x"])
 @pytest.mark.parametrize("upload_id", ["abc", "a/b+c=d e&f", "2~Xy_-."])
-def test_the_signature_is_botocores(base: str, key: str, upload_id: str) -> None:
+@pytest.mark.parametrize("copies", [False, True])
+def test_the_signature_is_botocores(base: str, key: str, upload_id: str, copies: bool) -> None:
+    amz = {"x-amz-copy-source": copy_source("b", key), "x-amz-copy-source-range": "bytes=0-9"}
+    further = amz if copies else {}
     url, headers = Signer(base, ACCESS, SECRET, "eu-west-1").sign(
-        "PUT", key, {"uploadId": upload_id, "partNumber": "17"}
+        "PUT", key, {"uploadId": upload_id, "partNumber": "17"}, amz=further
     )
 
-    request = AWSRequest("PUT", url, headers={"Host": headers["Host"]}, data=b"")
+    assert further.items() <= headers.items()
+    assert all(f";{name};" in headers["Authorization"] for name in further)
+    request = AWSRequest("PUT", url, headers={"Host": headers["Host"], **further}, data=b"")
     request.headers["X-Amz-Content-SHA256"] = "UNSIGNED-PAYLOAD"
     request.context["timestamp"] = headers["x-amz-date"]
     signer = S3SigV4Auth(Credentials(ACCESS, SECRET), "s3", "eu-west-1")
@@ -39,6 +45,13 @@ def test_the_signature_is_botocores(base: str, key: str, upload_id: str) -> None
     to_sign = signer.string_to_sign(request, canonical)
     assert headers["Authorization"].endswith(f"Signature={signer.signature(to_sign, request)}")
     assert parse_qs(urlsplit(url).query) == {"partNumber": ["17"], "uploadId": [upload_id]}
+
+
+@pytest.mark.parametrize("key", ["epoch/blobs/sha256/00ff", "a b/\u00fc+&=%/c~d", "x?versionId=1"])
+def test_the_source_of_a_copy_is_encoded_as_by_botocore(key: str) -> None:
+    parameters: dict[str, Any] = {"CopySource": {"Bucket": "bucket", "Key": key}}
+    botocore.handlers.handle_copy_source_param(parameters)
+    assert copy_source("bucket", key) == parameters["CopySource"]
 
 
 def test_the_key_of_a_day_is_not_used_on_the_next() -> None:

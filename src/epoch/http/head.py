@@ -24,7 +24,7 @@ MAX_AROUND_TARGET: Final = 32 + len("  HTTP/1.1\r\n")
 """Bytes of a request line beside its target: a method of at most 32, and the version."""
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 _HUGE_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*[0-9]{20,}[ \t]*\r\n", re.IGNORECASE)
-_BAD_BYTES = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n)|\r\n[ \t]")
+_CONTROLS: Final = bytes(byte for byte in (*range(0x20), 0x7F) if byte not in b"\t\n\r")
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32} ([!-~]+) HTTP/([0-9])\.([0-9])\r\n")
 _ORIGIN_FORM = re.compile(rb"/[^#]*")
 _ONCE: Final = frozenset(
@@ -151,10 +151,25 @@ def _judge_bytes(data: bytes, limits: Limits) -> None:
         raise bad_request(f"the request target is longer than {limits.target} bytes", 414)
     if _ORIGIN_FORM.fullmatch(target) is None:
         raise bad_request("the request target must be a path")
-    if _BAD_BYTES.search(data) is not None:
+    if has_bad_bytes(data):
         raise bad_request("bare CR or LF, folded field or control character in the request head")
     if _HUGE_LENGTH.search(data) is not None:
         raise RegistryError(Code.SIZE_INVALID, "Content-Length is absurdly large", status=413)
+
+
+def has_bad_bytes(data: bytes) -> bool:
+    """Whether there is a control character, a CR or LF of its own, or a folded field.
+
+    Methods of bytes, since a regular expression takes five times as long for a head with a token.
+    """
+    lines = data.count(b"\r\n")
+    return (
+        data.count(b"\n") != lines
+        or data.count(b"\r") != lines
+        or b"\r\n " in data
+        or b"\r\n\t" in data
+        or len(data.translate(None, _CONTROLS)) != len(data)
+    )
 
 
 def _fields(raw: list[tuple[bytes, bytes]], limits: Limits) -> dict[str, str]:

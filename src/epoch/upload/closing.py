@@ -46,8 +46,9 @@ class Closer:
             if error.code is Code.DIGEST_INVALID:
                 await held.cancel()
             raise
+        had_parts = held.now.multipart is not None
         await held.advance(held.now.ended(committed=str(digest)))
-        self._pushes.in_background(self._sessions.clear(held.now, unused))
+        self._pushes.in_background(self._sessions.clear(held.now, unused, had_parts=had_parts))
 
     async def load(
         self,

@@ -210,14 +210,22 @@ class Sessions:
             except StoreError as error:
                 log.warn("an upload could not be kept alive", reason=error)
 
-    async def clear(self, session: Session, upload: Multipart | None = None) -> None:
+    async def clear(
+        self, session: Session, upload: Multipart | None = None, *, had_parts: bool = True
+    ) -> None:
         """Delete what an ended session no longer needs, with its multipart upload and those of
-        requests that died; its last generation stays, as a marker."""
+        requests that died; its last generation stays, as a marker.
+
+        `had_parts`: whether any generation named a multipart upload, which each that was claimed
+        did. Where none did, uploads are not listed: only a request that filled a whole part and
+        died with its process can have begun one, and garbage collection takes that.
+        """
         try:
             if upload is not None:
                 await self._abort(upload)
-            async for left, _ in self.store.list_multiparts(session.data_key):
-                await self._abort(left)
+            if had_parts:
+                async for left, _ in self.store.list_multiparts(session.data_key):
+                    await self._abort(left)
             keys = [
                 info.key
                 async for info in self.store.list(session.folder)

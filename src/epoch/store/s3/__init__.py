@@ -1,1 +1,1 @@
-"""The store over an S3-compatible bucket. The only room that knows aiohttp and aiobotocore."""
+"""The store over an S3-compatible bucket. The only room that knows aiohttp."""

@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from epoch.config import S3Settings
 from epoch.metrics import metrics
@@ -25,8 +25,6 @@ from epoch.store.s3.xml import parse
 if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Buffer
-
-    from epoch.store.s3.botocore_client import BotocoreClient
 
 _T = TypeVar("_T")
 
@@ -62,13 +60,15 @@ class Request:
     """One request, whose URL and signature are made anew for each attempt.
 
     `key`: without the prefix; empty: the bucket. `headers`: beside those that sign it; their names
-    must not begin with `x-amz-`. `limit`: bytes of the answer above which it is an error.
+    must not begin with `x-amz-`. `amz`: those that do, in lower case, which are signed. `limit`:
+    bytes of the answer above which it is an error.
     """
 
     method: str
     key: str = ""
     query: Mapping[str, str] | None = None
     headers: Mapping[str, str] | None = None
+    amz: Mapping[str, str] | None = None
     limit: int | None = None
 
     @property
@@ -96,16 +96,11 @@ class Calls:
         self._trust = trusted(settings)
         self._signer = Signer(base, settings.access_key, settings.secret_key, settings.region)
         self._opened: HttpSession | None = None
-        self._library: BotocoreClient | None = None
-        self._loading = asyncio.Lock()
         self._retrier = Retrier(patience.repeat)
         self._succeeded = float("-inf")  # when a call last did, on the monotonic clock
 
     async def close(self) -> None:
         """Close the connections."""
-        library, self._library = self._library, None
-        if library is not None:
-            await library.close()
         session, self._opened = self._opened, None
         if session is not None:
             await session.close()
@@ -258,30 +253,6 @@ class Calls:
         with _naming(operation):
             return await self._run(attempt)
 
-    # What stays with aiobotocore
-
-    async def library(
-        self,
-        method: str,
-        parameters: Mapping[str, Any],
-        read: Callable[[Any], _T],
-        *,
-        silence: float,
-    ) -> _T:
-        """What `read` makes of what a method of aiobotocore's client gives, as part of the attempt;
-        `Failed` when it failed."""
-        async with self._loading:
-            if self._library is None:
-                module = await asyncio.to_thread(_load_library)
-                self._library = module.BotocoreClient(self._settings, self._session())
-        library = self._library
-
-        async def attempt() -> _T:
-            async with asyncio.timeout(silence):
-                return read(await library.call(method, dict(parameters)))
-
-        return await self._run(attempt)
-
     # What they share
 
     async def _once(
@@ -301,7 +272,9 @@ class Calls:
 
     def _sign(self, request: Request, payload: str = UNSIGNED) -> tuple[str, dict[str, str]]:
         key = self._settings.prefix + request.key if request.key else ""
-        url, headers = self._signer.sign(request.method, key, request.query, payload)
+        url, headers = self._signer.sign(
+            request.method, key, request.query, payload, amz=request.amz
+        )
         return url, headers if request.headers is None else {**headers, **request.headers}
 
     async def _run(
@@ -348,9 +321,3 @@ def _etag(answer: Answer) -> str:
     if not etag:
         raise NotS3("it lacks ETag")
     return etag
-
-
-def _load_library() -> Any:
-    from epoch.store.s3 import botocore_client
-
-    return botocore_client

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from epoch.fan_out import for_each
 from epoch.store.base import Multipart, ObjectInfo, Part
-from epoch.store.s3.calls import Calls
-from epoch.store.s3.errors import NotS3
-from epoch.store.s3.retry import Failed
+from epoch.store.s3.calls import Calls, Request
+from epoch.store.s3.errors import Failure, NotS3, misleading
+from epoch.store.s3.signing import copy_source
+from epoch.store.s3.xml import child, parse
 
 _PART: Final = 512 * 1024 * 1024
 _AT_ONCE: Final = 4
@@ -32,19 +32,21 @@ class Copier:
 
         Google Cloud Storage copies any size in this way, and has no other.
         """
-        parameters = {"Key": self._prefix + target, "CopySource": self._source(source.key)}
+        request = Request("PUT", target, amz={"x-amz-copy-source": self._source(source.key)})
+
+        async def refuses(failure: Failure) -> bool | None:
+            return False if failure.code in ("EntityTooLarge", "InvalidRequest") else None
+
+        def read(body: bytes) -> bool:
+            return bool(_etag_in("CopyObjectResult", body))
 
         async def attempt() -> bool:
-            try:
-                await self._calls.library(
-                    "copy_object", parameters, _etag_in("CopyObjectResult"), silence=self._patience
-                )
-            except Failed as failed:
-                if failed.failure.code in ("EntityTooLarge", "InvalidRequest"):
-                    return False
-                raise
-            await self._calls.confirm(target, source.size)
-            return True
+            is_copied = await self._calls.call(
+                operation, request, read, body=b"", settled=refuses, silence=self._patience
+            )
+            if is_copied:
+                await self._calls.confirm(target, source.size)
+            return is_copied
 
         return await self._calls.repeat(operation, attempt)
 
@@ -55,38 +57,33 @@ class Copier:
         async def copy(piece: tuple[int, int]) -> Part:
             number, start = piece
             stop = min(start + step, source.size)
-            parameters: dict[str, Any] = {
-                "Key": self._prefix + upload.key,
-                "UploadId": upload.upload_id,
-                "PartNumber": number,
-                "CopySource": self._source(source.key),
-                "CopySourceRange": f"bytes={start}-{stop - 1}",
-            }
-            try:
-                etag = await self._calls.library(
-                    "upload_part_copy",
-                    parameters,
-                    _etag_in("CopyPartResult"),
-                    silence=self._patience,
-                )
-            except Failed as failed:
-                raise failed.failure.error(operation) from failed
+            request = Request(
+                "PUT",
+                upload.key,
+                {"partNumber": str(number), "uploadId": upload.upload_id},
+                amz={
+                    "x-amz-copy-source": self._source(source.key),
+                    "x-amz-copy-source-range": f"bytes={start}-{stop - 1}",
+                },
+            )
+            etag = await self._calls.call(
+                operation,
+                request,
+                lambda body: _etag_in("CopyPartResult", body),
+                body=b"",
+                silence=self._patience,
+            )
             return Part(number, stop - start, etag)
 
         return await for_each(copy, enumerate(range(0, source.size, step), 1), _AT_ONCE)
 
-    def _source(self, key: str) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Key": self._prefix + key}
+    def _source(self, key: str) -> str:
+        return copy_source(self._bucket, self._prefix + key)
 
 
-def _etag_in(result: str) -> Callable[[Mapping[str, Any]], str]:
-    """Read the etag of a copy out of that element. botocore takes an empty answer, and a page of
-    HTML that is well-formed, for one without any content."""
-
-    def read(answer: Mapping[str, Any]) -> str:
-        etag = answer.get(result, {}).get("ETag")
-        if not isinstance(etag, str) or not etag:
-            raise NotS3(f"it lacks {result}")
-        return etag
-
-    return read
+def _etag_in(root: str, body: bytes) -> str:
+    """The etag of a copy. What follows a 200 may be an error (Amazon S3, "CopyObject")."""
+    try:
+        return child(parse(body, root), "ETag")
+    except NotS3:
+        raise misleading(body) from None

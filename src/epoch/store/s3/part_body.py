@@ -59,13 +59,8 @@ class PartBody(aiohttp.Payload):
         view: memoryview = self._value
         return view
 
-    def read(self, *_: Any) -> bytes:
-        """Only its existence is looked at; a call means that some setting makes botocore hash or
-        copy the body."""
-        raise TypeError("the body of a part is not to be read")
-
     def decode(self, *_: Any, **__: Any) -> str:
-        """Refused, like `read`."""
+        """Refused; a part is never a string."""
         raise TypeError("the body of a part is not text")
 
     async def write(self, writer: AbstractStreamWriter) -> None:

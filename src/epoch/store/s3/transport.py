@@ -6,7 +6,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 from yarl import URL
@@ -63,7 +63,7 @@ class HttpSession:
     * does not send a request a second time on its own when its connection breaks;
     * has as many connections as are needed at once.
 
-    Exceptions of aiohttp pass through as they are, to `s3_errors`; an answer other than of success
+    Exceptions of aiohttp pass through as they are, to `errors`; an answer other than of success
     raises `Refused`.
     """
 
@@ -115,7 +115,14 @@ class HttpSession:
         body: aiohttp.Payload | bytes | None = None,
     ) -> aiohttp.ClientResponse:
         """The same, but the body of the answer is still to be read. To be closed."""
-        response = await self.raw(method, url, headers, body)
+        response = await self._session.request(
+            method,
+            URL(url, encoded=True),
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            proxy=self._proxy,
+        )
         if response.status < 300:
             return response
         try:
@@ -124,19 +131,6 @@ class HttpSession:
             raise refused(response.status, b"") from None
         finally:
             response.close()
-
-    async def raw(
-        self, method: str, url: str, headers: dict[str, str], body: Any
-    ) -> aiohttp.ClientResponse:
-        """The same, whatever the status."""
-        return await self._session.request(
-            method,
-            URL(url, encoded=True),
-            data=body,
-            headers=headers,
-            allow_redirects=False,
-            proxy=self._proxy,
-        )
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int | None) -> bytes:
