@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT: dict[str, Any] = PYPROJECT["project"]
 
+_KEPT = {"aiobotocore"}
+"""What is required and not imported yet: see pyproject.toml."""
+
 
 def _names(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(text).name) for text in requirements}
@@ -41,7 +44,7 @@ def test_dependencies_are_what_is_imported() -> None:
         for package in _imported_packages()
         for name in distributions[package]
     }
-    assert imported == _names(PROJECT["dependencies"])
+    assert imported | _KEPT == _names(PROJECT["dependencies"])
 
 
 def _pins() -> dict[str, Version]:
