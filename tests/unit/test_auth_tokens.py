@@ -287,7 +287,7 @@ def test_one_key_in_pem_needs_no_kid() -> None:
         (b"", "no use"),
         (b"{}", "Key Set"),
         (b'{"keys": []}', "no key"),
-        (b'{"keys": [1]}', "none"),
+        (b'{"keys": [1]}', "not a key"),
         (b"[" * 100_000, "no use"),
         (json.dumps({"keys": [{"kty": "oct", "kid": "a", "k": "c2VjcmV0"}]}).encode(), "symmetric"),
         (json.dumps({"keys": [{**rsa_jwk(RSA, "a"), "kid": ""}]}).encode(), "no kid"),
