@@ -173,8 +173,7 @@ def referrers_complete(repository: str) -> str:
 
 def parse_referrers_complete(key: str) -> str | None:
     """The repository that such a key belongs to, or None."""
-    found = _REFERRERS_COMPLETE.fullmatch(key)
-    return None if found is None else found[1]
+    return _part_of(_REFERRERS_COMPLETE, key)
 
 
 def catalog_marker(repository: str) -> str:
@@ -184,8 +183,7 @@ def catalog_marker(repository: str) -> str:
 
 def parse_catalog_marker(key: str) -> str | None:
     """The repository that such a key belongs to, or None."""
-    found = _CATALOG_MARKER.fullmatch(key)
-    return None if found is None else found[1]
+    return _part_of(_CATALOG_MARKER, key)
 
 
 def link(repository: str, digest: Digest) -> str:
@@ -195,9 +193,7 @@ def link(repository: str, digest: Digest) -> str:
 
 def parse_link(key: str) -> tuple[str, Digest] | None:
     """The repository and the blob that a link joins, or None."""
-    found = _LINK.fullmatch(key)
-    digest = None if found is None else parse_digest_name(found[2])
-    return None if found is None or digest is None else (found[1], digest)
+    return _part_and_digest(_LINK, key)
 
 
 def tag_form(repository: str, tag: str) -> str:
@@ -223,8 +219,7 @@ def deletions(repository: str) -> str:
 
 def parse_deletion(key: str) -> str | None:
     """The repository of such a note, or None."""
-    found = _DELETION.fullmatch(key)
-    return None if found is None else found[1]
+    return _part_of(_DELETION, key)
 
 
 def upload(session: str) -> str:
@@ -260,8 +255,7 @@ def upload_tail(session: str, offset: int, token: str) -> str:
 
 def parse_upload(key: str) -> str | None:
     """The session that an object belongs to, or None."""
-    found = _UPLOAD.fullmatch(key)
-    return None if found is None else found[1]
+    return _part_of(_UPLOAD, key)
 
 
 def pin(period: int, digest: Digest) -> str:
@@ -271,9 +265,8 @@ def pin(period: int, digest: Digest) -> str:
 
 def parse_pin(key: str) -> tuple[int, Digest] | None:
     """The period and the blob of a pin, or None."""
-    found = _PIN.fullmatch(key)
-    digest = None if found is None else parse_digest_name(found[2])
-    return None if found is None or digest is None else (int(found[1]), digest)
+    found = _part_and_digest(_PIN, key)
+    return None if found is None else (int(found[0]), found[1])
 
 
 def sweep(token: str) -> str:
@@ -283,8 +276,7 @@ def sweep(token: str) -> str:
 
 def parse_sweep(key: str) -> str | None:
     """The random part of the key of such an announcement, or None."""
-    found = _SWEEP.fullmatch(key)
-    return None if found is None else found[1]
+    return _part_of(_SWEEP, key)
 
 
 def blob_deletion(digest: Digest, token: str) -> str:
@@ -296,3 +288,14 @@ def parse_blob_deletion(key: str) -> Digest | None:
     """The blob that such a note is about, or None."""
     found = _BLOB_DELETION.fullmatch(key)
     return None if found is None else parse_digest_name(found[1])
+
+
+def _part_of(pattern: re.Pattern[str], key: str) -> str | None:
+    found = pattern.fullmatch(key)
+    return None if found is None else found[1]
+
+
+def _part_and_digest(pattern: re.Pattern[str], key: str) -> tuple[str, Digest] | None:
+    found = pattern.fullmatch(key)
+    digest = None if found is None else parse_digest_name(found[2])
+    return None if found is None or digest is None else (found[1], digest)

@@ -73,7 +73,7 @@ def _escape(found: re.Match[str]) -> str:
 def configure(level: str = "info") -> None:
     """Send this process's log to stderr, from `level` on (one of `LOG_LEVELS`).
 
-    Libraries are heard from warnings on, whatever the level: botocore's debug lines hold
+    Libraries are heard from warnings on, whatever the level: their debug lines may hold
     signatures. A second call replaces the first.
     """
     handler = logging.StreamHandler(sys.stderr)

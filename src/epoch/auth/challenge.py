@@ -7,9 +7,10 @@ from typing import Final, Literal
 
 from epoch.config import AuthSettings
 from epoch.http.message import Request
+from epoch.http.routes import Endpoint
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-_TOKEN_PATH: Final = "/v2/token"  # noqa: S105 - a path
+_TOKEN_PATH: Final = Endpoint.TOKEN.value
 
 Problem = Literal["", "invalid_token", "insufficient_scope"]
 """Why a token that was shown does not do (RFC 6750, section 3.1); empty: none was."""

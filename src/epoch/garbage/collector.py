@@ -104,7 +104,7 @@ class Collector:
         ]
         old += [
             info.key
-            for prefix in (layout.SWEEPS, layout.BLOB_DELETIONS)
+            for prefix in (layout.SWEEPS, layout.BLOB_DELETIONS, layout.DELETIONS)
             async for info in self._store.list(prefix)
             if now - info.modified > self._min_age
         ]

@@ -25,8 +25,6 @@ from epoch.registry.listing import has_manifests, listed
 from epoch.registry.referrers import Referrers
 from epoch.store.base import Store
 
-_DEAD: Final = 3600.0
-"""Seconds after which no deletion is under way, whatever the clocks say."""
 _MAX_ENTRY: Final = 8 * 1024 * 1024
 
 
@@ -70,19 +68,11 @@ class Index:
         self._report.entries += gone
         if not dry_run:
             await for_each(self._index_missed, list(self._named.referrers.values()))
-            await for_each(self._store.delete, self._old_notes())
 
     async def _index_missed(self, manifest: str) -> None:
         key = layout.parse_manifest(manifest)
         if key is not None and key.digest is not None:
             await self._referrers.index(key.repository, key.digest)
-
-    async def _old_notes(self) -> AsyncIterator[str]:
-        """The keys of the notes of deletions that died long ago."""
-        oldest = time.time() - max(self._min_age, _DEAD)
-        async for info in self._store.list(layout.DELETIONS):
-            if info.modified < oldest:
-                yield info.key
 
     async def _old(self, prefix: str, progress: Progress) -> AsyncIterator[str]:
         """The keys of what was written long ago, and whose manifest was not seen."""

@@ -47,6 +47,7 @@ class Membership:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._stored = StoredManifests(store)
         self._scans = asyncio.Semaphore(SCANS)
         self._known: dict[str, _Manifests] = {}
 
@@ -83,7 +84,9 @@ class Membership:
         return unlinked - found
 
     async def _named(self, repository: str, wanted: set[Digest]) -> set[Digest]:
-        known = self._known.pop(repository, None) or _Manifests(self._store, repository)
+        known = self._known.pop(repository, None)
+        if known is None:
+            known = _Manifests(self._store, self._stored, repository)
         self._known[repository] = known  # the last one is the one used last
         async with known.lock, self._scans:
             await known.refresh()
@@ -101,9 +104,9 @@ class _Manifests:
     What has URLs of its own does not count: it is not asked for when the manifest is pushed either.
     """
 
-    def __init__(self, store: Store, repository: str) -> None:
+    def __init__(self, store: Store, stored: StoredManifests, repository: str) -> None:
         self._store = store
-        self._stored = StoredManifests(store)
+        self._stored = stored
         self._repository = repository
         self.lock: Final = asyncio.Lock()
         self._read: set[int] = set()

@@ -28,7 +28,7 @@ from epoch.registry import listing
 from epoch.registry.tags import TagForms
 from epoch.registry.whole import Reserve, read_whole
 from epoch.store.base import ObjectInfo, Store
-from epoch.store.etags import is_md5_of, md5_in, md5_of
+from epoch.store.etags import is_md5_of, md5_in
 
 _REMEMBERED: Final = 4096
 """Tags whose digest is remembered; the one that was seen first goes first."""
@@ -40,7 +40,7 @@ _READS: Final = 4
 
 
 class StoredManifests:
-    """Reads and checks them. One per process, for what it remembers."""
+    """Reads and checks them. To be kept by whoever reads tags often, for what it remembers."""
 
     def __init__(self, store: Store, forms: TagForms | None = None) -> None:
         self._store = store
@@ -197,7 +197,8 @@ class TagFinder:
         self._repository = repository
         self._digest = digest
         self._size = len(data) if Digest.of(data, digest.algorithm) == digest else None
-        self._md5 = md5_of(data) if self._size is not None and is_md5_of(info.etag, data) else None
+        is_md5 = self._size is not None and is_md5_of(info.etag, data)
+        self._md5 = md5_in(info.etag) if is_md5 else None
         self._known: dict[str, tuple[ObjectInfo, bool]] = {}
 
     @property

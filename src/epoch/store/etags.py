@@ -24,9 +24,4 @@ def md5_in(etag: str) -> str | None:
 def is_md5_of(etag: str, data: Buffer) -> bool:
     """Returns whether an ETag is the MD5 sum of these bytes."""
     found = md5_in(etag)
-    return found is not None and found == md5_of(data)
-
-
-def md5_of(data: Buffer) -> str:
-    """Returns the MD5 sum of these bytes in hex digits."""
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+    return found is not None and found == hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from epoch.config import MAX_PARTS
 from epoch.fan_out import for_each
 from epoch.store.base import Multipart, ObjectInfo, Part
 from epoch.store.s3.calls import Calls, Request
@@ -13,7 +14,6 @@ from epoch.store.s3.xml import child, parse
 
 _PART: Final = 512 * 1024 * 1024
 _AT_ONCE: Final = 4
-_MAX_PARTS: Final = 10_000
 
 
 class Copier:
@@ -52,7 +52,7 @@ class Copier:
 
     async def copy_parts(self, operation: str, source: ObjectInfo, upload: Multipart) -> list[Part]:
         """Copy by UploadPartCopy, into `upload`."""
-        step = max(_PART, -(-source.size // _MAX_PARTS))
+        step = max(_PART, -(-source.size // MAX_PARTS))
 
         async def copy(piece: tuple[int, int]) -> Part:
             number, start = piece
